@@ -1,0 +1,241 @@
+"""Reading the ledger: filtered pages of events, receipts of acts, and the walk that verifies it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from hostwright_kit.canonical import canonical
+from hostwright_kit.errors import HostError
+from hostwright_kit.ledger import COLUMNS, GENESIS, chain, open_readonly
+
+MAX_PAGE = 500
+
+
+class Event(BaseModel, frozen=True):
+    """One ledger entry."""
+
+    seq: int
+    id: str
+    time: str = Field(description="UTC, ISO 8601.")
+    type: str = Field(description="call.intent, call.outcome, call.read, call.denied, approval.*")
+    caller: str | None = None
+    server: str | None = None
+    tool: str | None = None
+    outcome: str | None = Field(default=None, description="ok, error, cancelled, denied, …")
+    intent_id: str | None = Field(default=None, description="The intent this entry answers.")
+    detail: dict[str, Any] = {}
+    hash: str = Field(description="SHA-256 chain value, hex.")
+
+
+class EventPage(BaseModel, frozen=True):
+    """Events, newest first."""
+
+    events: list[Event]
+    next_cursor: str | None = Field(default=None, description="Give it back for older events.")
+
+
+class ReceiptEntry(BaseModel, frozen=True):
+    """One act: what was intended and what came of it."""
+
+    id: str = Field(description="The id of the intent.")
+    time: str
+    caller: str | None
+    server: str | None
+    tool: str | None
+    outcome: Literal["ok", "error", "cancelled", "unrecorded"] = Field(
+        description="unrecorded: begun, but no outcome is on record (running now, or cut off)."
+    )
+    finished: str | None = Field(default=None, description="When the outcome was recorded, UTC.")
+    duration_ms: float | None = None
+    approval: str | None = Field(default=None, description="The approval that was used, if any.")
+    arguments: dict[str, Any] = Field(default={}, description="Redacted.")
+    undo: dict[str, Any] | None = Field(
+        default=None, description="The tool and arguments that undo it, where the act told."
+    )
+    error: str | None = None
+
+
+class ReceiptPage(BaseModel, frozen=True):
+    """Receipts, newest first."""
+
+    receipts: list[ReceiptEntry]
+    next_cursor: str | None = None
+
+
+class Verification(BaseModel, frozen=True):
+    """What a walk over the whole chain found."""
+
+    ok: bool
+    entries: int
+    head: str = Field(description="Hash of the last good entry; keep it elsewhere to compare.")
+    first_broken_seq: int | None = None
+    problem: str | None = None
+
+
+class EventFilter(BaseModel, frozen=True):
+    """What to look for. Empty fields match everything."""
+
+    type: str | None = Field(default=None, description="Exact, or a prefix ending in `.*`.")
+    caller: str | None = None
+    server: str | None = None
+    tool: str | None = None
+    outcome: str | None = None
+    since: str | None = Field(default=None, description="UTC, ISO 8601, inclusive.")
+    until: str | None = Field(default=None, description="UTC, ISO 8601, exclusive.")
+
+
+def list_events(
+    path: Path, wanted: EventFilter, *, limit: int = 50, cursor: str | None = None
+) -> EventPage:
+    """A page of events. Blocks on disk."""
+    with closing(open_readonly(path)) as db:
+        rows = _select(db, wanted, limit + 1, cursor)
+    events = [_event(row) for row in rows[:limit]]
+    return EventPage(events=events, next_cursor=_next(rows, limit))
+
+
+def list_receipts(
+    path: Path, wanted: EventFilter, *, limit: int = 50, cursor: str | None = None
+) -> ReceiptPage:
+    """A page of acts, each with its outcome. `wanted.outcome` filters by the outcome."""
+    outcome = wanted.outcome
+    intents = wanted.model_copy(update={"type": "call.intent", "outcome": None})
+    receipts: list[ReceiptEntry] = []
+    with closing(open_readonly(path)) as db:
+        while True:
+            rows = _select(db, intents, MAX_PAGE + 1, cursor)
+            for row in rows[:MAX_PAGE]:
+                receipt = _receipt(db, row)
+                if outcome is None or receipt.outcome == outcome:
+                    receipts.append(receipt)
+                    if len(receipts) == limit:
+                        more = _older_exists(db, row["seq"])
+                        return ReceiptPage(
+                            receipts=receipts, next_cursor=str(row["seq"]) if more else None
+                        )
+            cursor = _next(rows, MAX_PAGE)
+            if cursor is None:
+                return ReceiptPage(receipts=receipts)
+
+
+def verify(path: Path) -> Verification:
+    """Walk the chain from its first entry. Blocks; about two seconds per million entries."""
+    previous, count = GENESIS, 0
+    with closing(open_readonly(path)) as db:
+        for row in db.execute("SELECT * FROM entries ORDER BY seq"):
+            problem = _fault(row, count + 1, previous)
+            if problem:
+                return Verification(
+                    ok=False,
+                    entries=count,
+                    head=previous.hex(),
+                    first_broken_seq=count + 1,
+                    problem=problem,
+                )
+            previous, count = row["hash"], count + 1
+    return Verification(ok=True, entries=count, head=previous.hex())
+
+
+def _fault(row: sqlite3.Row, expected_seq: int, previous: bytes) -> str | None:
+    """What is wrong with this row, given the one before it."""
+    if row["seq"] != expected_seq:
+        return f"entry {expected_seq} is missing; the next one present is {row['seq']}"
+    if chain(previous, row["body"]) != row["hash"]:
+        return "its hash does not follow from its body and the entry before it"
+    try:
+        body = json.loads(row["body"])
+    except ValueError:
+        return "its body is not JSON"
+    if canonical(body) != row["body"]:
+        return "its body is not in canonical form"
+    for column in ("seq", "id", "time", "type", *COLUMNS):
+        if body.get(column) != row[column]:
+            return f"the column {column} says {row[column]!r}, the signed body {body.get(column)!r}"
+    return None
+
+
+def _select(
+    db: sqlite3.Connection, wanted: EventFilter, limit: int, cursor: str | None
+) -> list[sqlite3.Row]:
+    clauses: list[str] = []
+    values: list[Any] = []
+    if wanted.type and wanted.type.endswith(".*"):
+        clauses.append("substr(type, 1, ?) = ?")
+        values += [len(wanted.type) - 1, wanted.type[:-1]]
+    elif wanted.type:
+        clauses.append("type = ?")
+        values.append(wanted.type)
+    for column in ("caller", "server", "tool", "outcome"):
+        if (value := getattr(wanted, column)) is not None:
+            clauses.append(f"{column} = ?")
+            values.append(value)
+    for operator, value in ((">=", wanted.since), ("<", wanted.until)):
+        if value is not None:
+            clauses.append(f"time {operator} ?")
+            values.append(value)
+    if cursor is not None:
+        clauses.append("seq < ?")
+        values.append(_position(cursor))
+    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+    # Only column names and operators of this module are put into the text.
+    sql = f"SELECT * FROM entries {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    return db.execute(sql, (*values, limit)).fetchall()
+
+
+def _position(cursor: str) -> int:
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
+        raise HostError(
+            f"The cursor {cursor!r} is not one of ours.",
+            fix="Give back next_cursor of the page before, unchanged, or leave it out.",
+            code="bad_cursor",
+        )
+    return int(cursor)
+
+
+def _next(rows: Sequence[sqlite3.Row], limit: int) -> str | None:
+    return str(rows[limit - 1]["seq"]) if len(rows) > limit else None
+
+
+def _older_exists(db: sqlite3.Connection, seq: int) -> bool:
+    query = "SELECT 1 FROM entries WHERE type = 'call.intent' AND seq < ? LIMIT 1"
+    return db.execute(query, (seq,)).fetchone() is not None
+
+
+def _event(row: sqlite3.Row) -> Event:
+    body: dict[str, Any] = json.loads(row["body"])
+    return Event.model_validate({**body, "hash": row["hash"].hex()})
+
+
+def _receipt(db: sqlite3.Connection, row: sqlite3.Row) -> ReceiptEntry:
+    intent = _event(row)
+    query = "SELECT * FROM entries WHERE intent_id = ? AND type = 'call.outcome' LIMIT 1"
+    found = db.execute(query, (intent.id,)).fetchone()
+    common = {
+        "id": intent.id,
+        "time": intent.time,
+        "caller": intent.caller,
+        "server": intent.server,
+        "tool": intent.tool,
+        "approval": intent.detail.get("approval"),
+        "arguments": intent.detail.get("arguments", {}),
+    }
+    if found is None:
+        return ReceiptEntry.model_validate({**common, "outcome": "unrecorded"})
+    outcome = _event(found)
+    return ReceiptEntry.model_validate(
+        {
+            **common,
+            "outcome": outcome.outcome,
+            "finished": outcome.time,
+            "duration_ms": outcome.detail.get("duration_ms"),
+            "undo": outcome.detail.get("undo"),
+            "error": outcome.detail.get("error"),
+        }
+    )

@@ -1,0 +1,67 @@
+"""One byte string for one value: RFC 8785 (JSON Canonicalization Scheme) and digests over it.
+
+RFC 8785 covers what I-JSON covers. Values beyond it that JSON-RPC can still carry (integers over
+2^53, NaN, lone surrogates) are wrapped in a one-key object `{"$…": …}`, and real objects of that
+shape are wrapped too, so that two different values never share an encoding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import rfc8785
+
+_MAX_SAFE_INT = 2**53 - 1
+
+
+def canonical(value: Any) -> bytes:
+    """The canonical encoding of a JSON-like value."""
+    return rfc8785.dumps(_injective(value))
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical encoding, in hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def _injective(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int):
+        return value if abs(value) <= _MAX_SAFE_INT else {"$int": str(value)}
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return _object(cast("Mapping[Any, Any]", value))
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [_injective(item) for item in cast("Sequence[Any]", value)]
+    raise TypeError(f"{type(value).__name__} has no canonical encoding")
+
+
+def _text(value: str) -> Any:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return {"$utf8": value.encode("utf-8", "surrogatepass").hex()}
+    return value
+
+
+def _number(value: float) -> Any:
+    if not math.isfinite(value):
+        return {"$float": repr(value)}
+    return value
+
+
+def _object(value: Mapping[Any, Any]) -> Any:
+    if any(_text(str(key)) != str(key) for key in value):
+        pairs = [[_text(str(key)), _injective(item)] for key, item in value.items()]
+        return {"$pairs": pairs}
+    encoded = {str(key): _injective(item) for key, item in value.items()}
+    if len(encoded) == 1 and next(iter(encoded)).startswith("$"):
+        return {"$object": encoded}
+    return encoded

@@ -1,0 +1,318 @@
+"""The one way of every call: identify → validate → policy → approval → intent → act → outcome.
+
+`Guard.run` is that way, written once, without MCP. The caller has been identified and the
+arguments validated before it is entered; `act` does the work and `ask` puts a question to the
+owner over the client, where the client can. An act begins only when its intent is on disk, and
+success is reported only when its outcome is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from hostwright_kit.approvals import Approval, Approvals, Request
+from hostwright_kit.caller import Caller
+from hostwright_kit.canonical import digest
+from hostwright_kit.config import KitConfig
+from hostwright_kit.errors import HostError
+from hostwright_kit.ledger import Entry, Ledger
+from hostwright_kit.policy import Effect, Judgement, Subject, judge
+from hostwright_kit.redact import redact, redact_text
+
+Result = TypeVar("Result")
+
+
+class Call(BaseModel, frozen=True):
+    """One call, identified and validated."""
+
+    caller: Caller
+    server: str
+    tool: str
+    arguments: Mapping[str, Any]
+    effect: Effect
+    open_world: bool = False
+    secret_names: frozenset[str] = frozenset()
+
+    @property
+    def digest(self) -> str:
+        """What an approval binds: who, what, with exactly which arguments, from where."""
+        return digest(
+            {
+                "caller": self.caller.bound,
+                "server": self.server,
+                "tool": self.tool,
+                "arguments": self.arguments,
+                "folder": str(Path.cwd()),
+            }
+        )
+
+    @property
+    def shown_arguments(self) -> dict[str, Any]:
+        """The arguments as they may be written down."""
+        return redact(self.arguments, secret_names=self.secret_names)
+
+
+class Answer(Enum):
+    """What came of putting the question to the client."""
+
+    GRANTED = auto()
+    DENIED = auto()
+    UNASKED = auto()
+    """The client cannot ask its user, or the owner does not allow this channel."""
+    LATER = auto()
+    """The question is on its way; the client repeats the call with the answer."""
+
+
+class ApprovalNeededError(HostError):
+    """The call waits for the owner."""
+
+    def __init__(self, approval: Approval) -> None:
+        super().__init__(
+            f"{approval.server}.{approval.tool} needs the owner's approval ({approval.reason}). "
+            f"Request {approval.id} waits until {approval.expires}.",
+            fix=f"Ask the owner to run `hostwright approve {approval.id}`, then repeat exactly "
+            "the same call: it will run once.",
+            code="approval_needed",
+        )
+        self.approval = approval
+
+
+class Asked(Exception):  # noqa: N818 - not an error: the client is asked and calls again
+    """The question was put to the client; this leg of the call ends here."""
+
+    def __init__(self, approval: Approval) -> None:
+        super().__init__(approval.id)
+        self.approval = approval
+
+
+class CallScope:
+    """What an act tells the ledger about itself while it runs."""
+
+    def __init__(self) -> None:
+        self.undo: dict[str, Any] | None = None
+
+    def undone_by(self, tool: str, **arguments: Any) -> None:
+        """Name the call that undoes this one; it is kept in the receipt."""
+        self.undo = {"tool": tool, "arguments": arguments}
+
+
+_scope: ContextVar[CallScope | None] = ContextVar("hostwright_call_scope", default=None)
+
+
+def call_scope() -> CallScope:
+    """The scope of the call that is running; a scope that leads nowhere outside of one."""
+    return _scope.get() or CallScope()
+
+
+class Guard:
+    """The pipeline over one policy, one ledger and one set of approvals."""
+
+    def __init__(self, config: KitConfig, ledger: Ledger, approvals: Approvals) -> None:
+        self.config = config
+        self.ledger = ledger
+        self.approvals = approvals
+
+    async def run(
+        self,
+        call: Call,
+        act: Callable[[], Awaitable[Result]],
+        ask: Callable[[Approval], Awaitable[Answer]],
+        failed: Callable[[Result], str | None] = lambda _: None,
+    ) -> Result:
+        """Take one call the whole way and return what `act` returned.
+
+        `failed` says whether a returned result is a failure, and which. Raises `HostError` when
+        the call is denied or waits, `Asked` when the client has to put the question.
+        """
+        judgement = judge(
+            self.config.policy,
+            Subject(
+                caller_names=call.caller.names,
+                server=call.server,
+                tool=call.tool,
+                effect=call.effect,
+                open_world=call.open_world,
+            ),
+        )
+        approval: Approval | None = None
+        if judgement.verdict == "deny":
+            await self._denied(call, judgement.reason)
+            raise HostError(
+                f"{call.server}.{call.tool} is denied by {judgement.reason}.",
+                fix="Do without it, or let the owner change [policy] in config.toml.",
+                code="denied",
+            )
+        if judgement.verdict == "ask":
+            approval = await self._approval(call, judgement, ask)
+        if call.effect is Effect.READ:
+            return await self._read(call, act, failed)
+        return await self._act(call, judgement, approval, act, failed)
+
+    async def _approval(
+        self, call: Call, judgement: Judgement, ask: Callable[[Approval], Awaitable[Answer]]
+    ) -> Approval:
+        """A grant for exactly this call, used up by taking it."""
+        bound = call.digest
+        if taken := await asyncio.to_thread(self.approvals.consume, bound):
+            return taken
+        approval = await asyncio.to_thread(
+            self.approvals.request,
+            Request(
+                digest=bound,
+                caller=call.caller.name,
+                server=call.server,
+                tool=call.tool,
+                arguments=call.shown_arguments,
+                reason=judgement.reason,
+            ),
+        )
+        answer = await ask(approval) if self.config.approval.via_client else Answer.UNASKED
+        if answer is Answer.LATER:
+            raise Asked(approval)
+        if answer is Answer.UNASKED:
+            raise ApprovalNeededError(approval)
+        decide = self.approvals.grant if answer is Answer.GRANTED else self.approvals.deny
+        await asyncio.to_thread(decide, approval.id, via="client", by=call.caller.client)
+        if answer is Answer.DENIED:
+            await self._denied(call, f"the owner, over the client (request {approval.id})")
+            raise HostError(
+                f"The owner denied {call.server}.{call.tool} (request {approval.id}).",
+                fix="Do not repeat it; ask the owner what to do instead.",
+                code="approval_denied",
+            )
+        taken = await asyncio.to_thread(self.approvals.consume, bound)
+        if taken is None:
+            raise HostError(
+                f"The grant {approval.id} was used by another call at the same moment.",
+                fix="Make the call again; the owner is asked again.",
+                code="approval_raced",
+            )
+        return taken
+
+    async def _read(
+        self,
+        call: Call,
+        act: Callable[[], Awaitable[Result]],
+        failed: Callable[[Result], str | None],
+    ) -> Result:
+        started = time.perf_counter()
+        outcome, error = "cancelled", None
+        try:
+            result = await act()
+            error = failed(result)
+            outcome = "error" if error else "ok"
+        except Exception as failure:
+            outcome, error = "error", str(failure)
+            raise
+        finally:
+            if self.config.ledger.record_reads:
+                entry = _entry(
+                    call,
+                    "call.read",
+                    outcome,
+                    error=error,
+                    arguments=call.shown_arguments,
+                    duration_ms=_elapsed(started),
+                )
+                self.ledger.note(entry)
+        return result
+
+    async def _act(
+        self,
+        call: Call,
+        judgement: Judgement,
+        approval: Approval | None,
+        act: Callable[[], Awaitable[Result]],
+        failed: Callable[[Result], str | None],
+    ) -> Result:
+        intent = await self.ledger.append_async(
+            _entry(
+                call,
+                "call.intent",
+                None,
+                arguments=call.shown_arguments,
+                digest=call.digest,
+                effect=call.effect.value,
+                allowed_by=judgement.reason,
+                approval=approval.id if approval else None,
+                approved_via=approval.via if approval else None,
+            )
+        )
+        scope = CallScope()
+        token = _scope.set(scope)
+        started = time.perf_counter()
+
+        async def record(outcome: str, error: str | None = None) -> None:
+            # Shielded: a cancelled call still gets its outcome written.
+            entry = _entry(
+                call,
+                "call.outcome",
+                outcome,
+                intent_id=intent.id,
+                error=error,
+                undo=redact(scope.undo) if outcome == "ok" else None,
+                duration_ms=_elapsed(started),
+            )
+            await asyncio.shield(self.ledger.append_async(entry))
+
+        try:
+            result = await act()
+        except asyncio.CancelledError:
+            await record("cancelled")
+            raise
+        except Exception as failure:
+            await record("error", str(failure))
+            raise
+        finally:
+            _scope.reset(token)
+        error = failed(result)
+        try:
+            await record("error" if error else "ok", error)
+        except HostError as unrecorded:
+            raise HostError(
+                f"{call.server}.{call.tool} was carried out, but its outcome could not be "
+                f"recorded: {unrecorded.message}",
+                fix=f"Do not repeat the call before checking what it did. {unrecorded.fix}",
+                code="outcome_unrecorded",
+            ) from unrecorded
+        return result
+
+    async def _denied(self, call: Call, reason: str) -> None:
+        await self.ledger.append_async(
+            _entry(call, "call.denied", "denied", arguments=call.shown_arguments, denied_by=reason)
+        )
+
+
+def _entry(
+    call: Call,
+    kind: str,
+    outcome: str | None,
+    *,
+    intent_id: str | None = None,
+    error: str | None = None,
+    **detail: Any,
+) -> Entry:
+    kept = {key: value for key, value in detail.items() if value is not None}
+    if error is not None:
+        kept["error"] = redact(redact_text(error))
+    return Entry(
+        type=kind,
+        caller=call.caller.name,
+        server=call.server,
+        tool=call.tool,
+        outcome=outcome,
+        intent_id=intent_id,
+        detail={"by": call.caller.model_dump(exclude_none=True), **kept},
+    )
+
+
+def _elapsed(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)

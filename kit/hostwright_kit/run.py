@@ -1,0 +1,242 @@
+"""Starting a server: `serve("system", build)`, the body of every server's command.
+
+stdio unless told otherwise; `--http`, `--socket`, `--check`, `--version`. On SIGTERM, SIGINT or
+the end of stdin: running calls get a moment to finish, are then cancelled, the ledger is flushed,
+exit 0, all within five seconds. `python -m hostwright_kit.run NAME` starts the server that
+registered NAME in the entry-point group `hostwright.servers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from fastmcp.server.context import reset_transport, set_transport
+from starlette.types import ASGIApp
+
+from hostwright_kit.check import run_check
+from hostwright_kit.errors import HostError
+from hostwright_kit.http import (
+    TOKEN_VARIABLE,
+    BearerAuth,
+    BodyLimit,
+    bind_tcp,
+    is_loopback,
+    make_server,
+    parse_address,
+    unix_listener,
+)
+from hostwright_kit.runtime import TOKENS_FILE, Runtime, open_runtime
+from hostwright_kit.server import HostServer
+from hostwright_kit.stdio import stdio_wire
+from hostwright_kit.tokens import Tokens
+
+ENTRY_POINT_GROUP = "hostwright.servers"
+LINK_FD_VARIABLE = "HOSTWRIGHT_LINK_FD"
+CLOSE_SECONDS = 2.0
+LAST_SECONDS = 4.0
+
+logger = logging.getLogger(__name__)
+
+Build = Callable[[Runtime], HostServer]
+
+
+def serve(name: str, build: Build, *, version: str, argv: list[str] | None = None) -> None:
+    """Run a server as this process's program; does not return."""
+    options = _parser(name, version).parse_args(argv)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        if options.check:
+            code = run_check(name, build, config_file=options.config, as_json=options.json)
+        else:
+            code = asyncio.run(_run(name, build, options))
+    except HostError as error:
+        print(f"{name}: {error.message}\n  fix: {error.fix}", file=sys.stderr)  # noqa: T201
+        code = 1
+    _exit(code)
+
+
+def main() -> None:
+    """`python -m hostwright_kit.run NAME […]`."""
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python -m hostwright_kit.run NAME [options]")
+    name = sys.argv[1]
+    found = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    if not found:
+        raise SystemExit(
+            f"No installed distribution registers a server {name!r}. "
+            f"Fix: install it (pip install hostwright-{name})."
+        )
+    point = next(iter(found))
+    version = point.dist.version if point.dist else "0"
+    serve(name, point.load(), version=version, argv=sys.argv[2:])
+
+
+def _parser(name: str, version: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"hostwright-{name}",
+        description=f"The Hostwright MCP server {name!r}: MCP on stdio unless told otherwise.",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--http", metavar="HOST:PORT", help="streamable HTTP at /mcp")
+    where.add_argument("--socket", metavar="PATH", type=Path, help="streamable HTTP on a socket")
+    where.add_argument(
+        "--check", action="store_true", help="check configuration, permissions and binaries"
+    )
+    parser.add_argument("--json", action="store_true", help="with --check: print JSON")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="a further config.toml")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
+    return parser
+
+
+async def _run(name: str, build: Build, options: argparse.Namespace) -> int:
+    link_key = _take_link_key()
+    runtime = open_runtime(name, config_file=options.config)
+    runtime.link_key = link_key
+    ending = Ending(runtime)
+    try:
+        app = build(runtime)
+        if options.http:
+            runtime.transport = "http"
+            work = _serve_http(app, options.http)
+        elif options.socket:
+            runtime.transport = "socket"
+            work = _serve_socket(app, options.socket)
+        else:
+            work = _serve_stdio(app, ending)
+        await _until_told(work, ending)
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await runtime.close()
+        except TimeoutError:
+            logger.warning("%s was slow to close and was cut off", name)
+    return 0
+
+
+class Ending:
+    """The promise to be gone within five seconds, kept even by a tool that does not stop.
+
+    A tool that sits in a system call in a worker thread cannot be cancelled; when the time is up
+    the ledger is flushed and the process leaves without it. The ledger then shows an intent
+    without an outcome, which is the truth.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._begun = False
+
+    def begin(self) -> None:
+        """Start the clock, once."""
+        if not self._begun:
+            self._begun = True
+            asyncio.get_running_loop().call_later(LAST_SECONDS, self._cut)
+
+    def _cut(self) -> None:
+        logger.warning("%s did not end in time and was cut off", self._runtime.server)
+        self._runtime.ledger.close(timeout_seconds=0.5)
+        os._exit(0)
+
+
+async def _until_told(work: Coroutine[Any, Any, None], ending: Ending) -> None:
+    """Run `work` until it ends by itself or a signal ends it."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        ending.begin()
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        # The signal's doing; a cancellation of ourselves would come through as well.
+        if (current := asyncio.current_task()) and current.cancelling():
+            raise
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _serve_stdio(app: HostServer, ending: Ending) -> None:
+    token = set_transport("stdio")
+    try:
+        async with app._lifespan_manager(), stdio_wire() as wire, wire.streams() as (read, write):
+            wire.on_end = ending.begin
+            server = app._mcp_server
+            await server.run(read, write, server.create_initialization_options())
+    finally:
+        reset_transport(token)
+
+
+async def _serve_http(app: HostServer, address: str) -> None:
+    host, port = parse_address(address)
+    guarded = _http_app(app, token_required=not is_loopback(host), hosts=[host])
+    await _serve_asgi(guarded, bind_tcp(host, port))
+
+
+async def _serve_socket(app: HostServer, path: Path) -> None:
+    async with unix_listener(path) as listener:
+        await _serve_asgi(_http_app(app, token_required=False, hosts=[]), listener)
+
+
+def _http_app(app: HostServer, *, token_required: bool, hosts: list[str]) -> ASGIApp:
+    inner = app.http_app(path="/mcp", host_origin_protection=True, allowed_hosts=hosts)
+    tokens = Tokens(app.runtime.paths.state_dir / TOKENS_FILE)
+    auth = BearerAuth(inner, tokens, required=token_required)
+    if token_required and not auth.can_admit():
+        raise HostError(
+            "Beyond loopback a bearer token is required, and none exists.",
+            fix=f"Make one (`hostwright token NAME`) or set {TOKEN_VARIABLE} for this server.",
+            code="token_missing",
+        )
+    return BodyLimit(auth)
+
+
+async def _serve_asgi(app: ASGIApp, listener: socket.socket) -> None:
+    server = make_server(app)
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    try:
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        # Running requests get uvicorn's grace, then they are cut.
+        server.should_exit = True
+        await serving
+        raise
+
+
+def _take_link_key() -> str | None:
+    """The secret that the supervisor wrote into an inherited pipe, if it started us."""
+    descriptor = os.environ.pop(LINK_FD_VARIABLE, "")
+    if not descriptor.isdigit():
+        return None
+    with os.fdopen(int(descriptor), "rb") as pipe:
+        return pipe.read(256).decode("ascii") or None
+
+
+def _exit(code: int) -> None:
+    """Leave at once even if a worker thread is still inside a slow system call."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread is not threading.main_thread() for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What one server process holds open: folders, configuration, ledger, approvals, the guard."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from hostwright_kit.approvals import Approvals
+from hostwright_kit.caller import Transport
+from hostwright_kit.config import KitConfig, Settings, load_kit_config, read_settings
+from hostwright_kit.guard import Guard
+from hostwright_kit.ledger import Ledger
+from hostwright_kit.paths import Paths, resolve_paths
+
+Model = TypeVar("Model", bound=BaseModel)
+
+LEDGER_FILE = "ledger.db"
+APPROVALS_FILE = "approvals.db"
+TOKENS_FILE = "tokens.db"
+
+
+class Runtime:
+    """Opened once per process by `open_runtime`, closed by `close`."""
+
+    def __init__(self, server: str, paths: Paths, settings: Settings, config: KitConfig) -> None:
+        self.server = server
+        self.paths = paths
+        self.settings = settings
+        self.config = config
+        self.ledger = Ledger(paths.state_dir / LEDGER_FILE)
+        self.approvals = Approvals(
+            paths.state_dir / APPROVALS_FILE,
+            self.ledger,
+            lifetime_seconds=config.approval.expires_minutes * 60,
+        )
+        self.guard = Guard(config, self.ledger, self.approvals)
+        self.transport: Transport = "stdio"
+        self.link_key: str | None = None
+        self._on_close: list[Callable[[], Awaitable[None]]] = []
+
+    def table(self, name: str, model: type[Model]) -> Model:
+        """This server's own table of the configuration; raises with every problem there is."""
+        loaded = self.settings.load({name: model})
+        self.settings.raise_problems()
+        return model.model_validate(loaded[name])
+
+    def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Call this when the server ends; last registered, first called."""
+        self._on_close.append(closer)
+
+    async def close(self) -> None:
+        """End what was registered, then flush the ledger."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.ledger.close)
+            stack.callback(self.approvals.close)
+            for closer in self._on_close:
+                stack.push_async_callback(closer)
+
+
+def open_runtime(
+    server: str,
+    *,
+    config_file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Runtime:
+    """Check folders and configuration, then open the databases. Raises `HostError`."""
+    paths = resolve_paths().ensure()
+    settings = read_settings(paths, config_file=config_file, overrides=overrides)
+    config = load_kit_config(settings)
+    settings.raise_problems()
+    return Runtime(server, paths, settings, config)

@@ -1,0 +1,265 @@
+"""Declaring tools, and the middleware that takes each call through the guard.
+
+    app = HostServer("system", version=…, instructions=…, runtime=runtime)
+
+    @app.read_tool()
+    def system_health() -> Health: ...
+
+    @app.write_tool(destructive=True)
+    async def shell_exec(…) -> CommandResult: ...
+
+What a tool declares is both what the guard enforces and what its MCP annotations say, so the two
+cannot drift apart. A tool that was registered past these decorators is treated as destructive and
+open-world. Functions raise `HostError`; clients see an MCP error (`isError`) whose `_meta` carries
+the code and the remedy.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ParamSpec, TypeVar, cast
+
+import mcp_types as mcp
+from fastmcp import FastMCP
+from fastmcp.exceptions import FastMCPError, NotFoundError, ToolError
+from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from fastmcp.tools.base import InputRequiredToolResult, ToolResult
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel
+
+from hostwright_kit.asking import ask_client, input_required
+from hostwright_kit.check import Finding
+from hostwright_kit.errors import HostError
+from hostwright_kit.guard import ApprovalNeededError, Asked, Call
+from hostwright_kit.identity import identify
+from hostwright_kit.policy import Effect
+from hostwright_kit.redact import is_secret_name, redact_text
+from hostwright_kit.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+Params = ParamSpec("Params")
+Returned = TypeVar("Returned")
+
+ERROR_META = "dev.hostwright/error"
+MAX_RESULT_BYTES = 4 * 1024 * 1024
+MAX_REPORTED_FAULTS = 10
+
+
+class ToolTraits(BaseModel, frozen=True):
+    """What the guard must know of a tool."""
+
+    effect: Effect = Effect.DESTRUCTIVE
+    open_world: bool = True
+    secret_names: frozenset[str] = frozenset()
+    read_when: str | None = None
+    """A boolean parameter that, when true, makes the call a read (a dry run)."""
+
+
+class HostFailureError(ToolError):
+    """A `HostError` on its way through FastMCP; expected, so not logged as a crash."""
+
+    def __init__(self, error: HostError) -> None:
+        super().__init__(str(error), log_level=logging.DEBUG)
+        self.error = error
+
+
+class HostServer(FastMCP[Any]):
+    """A FastMCP server every call of which goes through the guard."""
+
+    def __init__(self, name: str, *, version: str, instructions: str, runtime: Runtime) -> None:
+        super().__init__(name, instructions, version=version, mask_error_details=True)
+        self.runtime = runtime
+        self.traits: dict[str, ToolTraits] = {}
+        self.checks: list[Callable[[], Awaitable[list[Finding]]]] = []
+        """What `--check` asks beyond configuration and folders."""
+        self.add_middleware(GuardMiddleware(self))
+
+    def read_tool(
+        self, *, open_world: bool = False, title: str | None = None
+    ) -> Callable[[Callable[Params, Returned]], Callable[Params, Returned]]:
+        """Register a tool that changes nothing."""
+        traits = ToolTraits(effect=Effect.READ, open_world=open_world)
+        return self._register(traits, title=title, idempotent=True)
+
+    def write_tool(
+        self,
+        *,
+        destructive: bool,
+        open_world: bool = False,
+        idempotent: bool = False,
+        secret_names: tuple[str, ...] = (),
+        read_when: str | None = None,
+        title: str | None = None,
+    ) -> Callable[[Callable[Params, Returned]], Callable[Params, Returned]]:
+        """Register a tool that changes something.
+
+        `destructive`: it changes or ends what was there before (see `Effect`). `open_world`: it
+        reaches beyond this machine or runs what may. `secret_names`: parameters never written
+        down. `read_when`: the boolean parameter that makes a call a dry run.
+        """
+        traits = ToolTraits(
+            effect=Effect.DESTRUCTIVE if destructive else Effect.CONTAINED,
+            open_world=open_world,
+            secret_names=frozenset(secret_names),
+            read_when=read_when,
+        )
+        return self._register(traits, title=title, idempotent=idempotent)
+
+    def _register(
+        self, traits: ToolTraits, *, title: str | None, idempotent: bool
+    ) -> Callable[[Callable[Params, Returned]], Callable[Params, Returned]]:
+        def register(function: Callable[Params, Returned]) -> Callable[Params, Returned]:
+            name = function.__name__
+            self.traits[name] = traits
+            self.tool(
+                _raising_tool_errors(function),
+                name=name,
+                title=title,
+                annotations=mcp.ToolAnnotations(
+                    read_only_hint=traits.effect is Effect.READ,
+                    destructive_hint=traits.effect is Effect.DESTRUCTIVE,
+                    idempotent_hint=idempotent,
+                    open_world_hint=traits.open_world,
+                ),
+            )
+            return function
+
+        return register
+
+
+class GuardMiddleware(Middleware):
+    """Every `tools/call` on its way through `Guard.run`."""
+
+    def __init__(self, app: HostServer) -> None:
+        self._app = app
+
+    async def on_call_tool(
+        self,
+        context: MiddlewareContext[mcp.CallToolRequestParams],
+        call_next: CallNext[mcp.CallToolRequestParams, ToolResult],
+    ) -> ToolResult:
+        ctx = context.fastmcp_context
+        if ctx is None:
+            raise ToolError("A call without a request context cannot be identified.")
+        runtime = self._app.runtime
+        arguments = dict(context.message.arguments or {})
+        try:
+            caller = identify(ctx, runtime)
+            await self._validate(context.message.name, arguments)
+            call = self._call(caller, context.message.name, arguments)
+
+            async def act() -> ToolResult:
+                return _bounded(await call_next(context))
+
+            return await runtime.guard.run(
+                call, act, functools.partial(ask_client, ctx, call), _failure
+            )
+        except Asked as asked:
+            return InputRequiredToolResult(input_required(asked.approval))
+        except HostFailureError as failure:
+            return _error_result(failure.error)
+        except HostError as error:
+            return _error_result(error)
+        except (NotFoundError, FastMCPError):
+            raise
+        except Exception as error:
+            logger.exception("%s failed unexpectedly", context.message.name)
+            raise ToolError(redact_text(f"{type(error).__name__}: {error}")) from error
+
+    def _call(self, caller: Any, tool: str, arguments: Mapping[str, Any]) -> Call:
+        traits = self._app.traits.get(tool, ToolTraits())
+        dry_run = traits.read_when is not None and arguments.get(traits.read_when) is True
+        return Call(
+            caller=caller,
+            server=self._app.runtime.server,
+            tool=tool,
+            arguments=arguments,
+            effect=Effect.READ if dry_run else traits.effect,
+            open_world=traits.open_world,
+            secret_names=traits.secret_names,
+        )
+
+    async def _validate(self, name: str, arguments: Mapping[str, Any]) -> None:
+        """Refuse bad arguments before the owner is asked and before anything is recorded."""
+        tool = await self._app.get_tool(name)
+        if tool is None:
+            raise NotFoundError(f"Unknown tool: {name!r}")
+        faults = sorted(
+            Draft202012Validator(tool.parameters).iter_errors(arguments), key=lambda f: f.json_path
+        )
+        if faults:
+            lines = [_describe_fault(fault) for fault in faults[:MAX_REPORTED_FAULTS]]
+            raise HostError(
+                f"The arguments of {name} are not valid: " + "; ".join(lines) + ".",
+                fix="Correct them as the tool's input schema says.",
+                code="bad_arguments",
+            )
+
+
+def _describe_fault(fault: Any) -> str:
+    path = ".".join(str(part) for part in fault.absolute_path)
+    if any(is_secret_name(part) for part in path.split(".") if part):
+        return f"{path}: is not valid"
+    message = redact_text(str(fault.message))
+    if len(message) > 300:
+        message = f"{message[:300]}…"
+    return f"{path}: {message}" if path else message
+
+
+def _raising_tool_errors(function: Callable[Params, Returned]) -> Callable[Params, Returned]:
+    """The function, with `HostError` turned into an error that FastMCP lets through unmasked."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def wrapped(*args: Params.args, **kwargs: Params.kwargs) -> Any:
+            try:
+                return await function(*args, **kwargs)
+            except HostError as error:
+                raise HostFailureError(error) from error
+
+        return cast("Callable[Params, Returned]", wrapped)
+
+    @functools.wraps(function)
+    def wrapped_sync(*args: Params.args, **kwargs: Params.kwargs) -> Returned:
+        try:
+            return function(*args, **kwargs)
+        except HostError as error:
+            raise HostFailureError(error) from error
+
+    return wrapped_sync
+
+
+def _bounded(result: ToolResult) -> ToolResult:
+    """A last bound behind the tools' own: no client survives a result without end."""
+    size = sum(
+        len(getattr(block, "text", None) or getattr(block, "data", None) or "")
+        for block in result.content
+    )
+    if size > MAX_RESULT_BYTES:
+        raise HostError(
+            f"The result has {size} bytes, the bound is {MAX_RESULT_BYTES}.",
+            fix="Ask for less at a time (limit, offset, cursor).",
+            code="result_too_large",
+        )
+    return result
+
+
+def _failure(result: ToolResult) -> str | None:
+    """Why a result is a failure, if it is one."""
+    if not result.is_error:
+        return None
+    return " ".join(getattr(block, "text", "") for block in result.content)[:2000] or "failed"
+
+
+def _error_result(error: HostError) -> ToolResult:
+    detail = {"code": error.code, "message": redact_text(error.message), "fix": error.fix}
+    if isinstance(error, ApprovalNeededError):
+        detail["approval_id"] = error.approval.id
+    return ToolResult(
+        content=[mcp.TextContent(type="text", text=redact_text(str(error)))],
+        is_error=True,
+        meta={ERROR_META: detail},
+    )

@@ -1,0 +1,207 @@
+"""Newline-delimited JSON-RPC over a pair of byte streams, on plain asyncio.
+
+Serves MCP's stdio transport and the gateway's socket. Differences to the SDK's own: no threads
+(SIGTERM is answered at once), a bound on the length of a line, and an answer to what cannot be
+parsed (JSON-RPC 2.0 §5.1: -32700, -32600) instead of silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import anyio
+import mcp_types as mcp
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.shared.message import SessionMessage
+from pydantic import ValidationError
+
+from hostwright_kit.errors import HostError
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+FINISH_SECONDS = 2.0
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+
+Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
+Outgoing = MemoryObjectSendStream[SessionMessage]
+
+
+class LineWire:
+    """One duplex connection: lines in, lines out."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._open_requests = 0
+        self._answered = asyncio.Event()
+        self._answered.set()
+        self.on_end: Callable[[], None] = lambda: None
+        """Called when the other side has closed its end."""
+
+    @asynccontextmanager
+    async def streams(self) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
+        """The two message streams that an MCP server runs on."""
+        in_send, in_receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        out_send, out_receive = anyio.create_memory_object_stream[SessionMessage](0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._read_into, in_send)
+            tasks.start_soon(self._write_from, out_receive)
+            yield in_receive, out_send
+            tasks.cancel_scope.cancel()
+
+    async def _read_into(self, sink: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            async with sink:
+                while (line := await self._next_line()) is not None:
+                    message = await self._parse(line)
+                    if message is None:
+                        continue
+                    if isinstance(message, mcp.JSONRPCRequest):
+                        self._count(+1)
+                    await sink.send(SessionMessage(message))
+                await self._let_answers_out()
+
+    async def _let_answers_out(self) -> None:
+        """The other side closed its end: what runs may still finish, for a bounded time.
+
+        Bounded because a request that was cancelled is never answered.
+        """
+        self.on_end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_SECONDS):
+                await self._answered.wait()
+
+    async def _write_from(self, source: MemoryObjectReceiveStream[SessionMessage]) -> None:
+        async with source:
+            async for item in source:
+                text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
+                if isinstance(item.message, mcp.JSONRPCResponse | mcp.JSONRPCError):
+                    self._count(-1)
+                await self._send(text)
+
+    def _count(self, change: int) -> None:
+        """Keep track of requests that were read and not answered yet."""
+        self._open_requests += change
+        if self._open_requests > 0:
+            self._answered.clear()
+        else:
+            self._answered.set()
+
+    async def _next_line(self) -> bytes | None:
+        """The next line, or None at the end. One that is too long is skipped and answered."""
+        while True:
+            try:
+                line = await self._reader.readuntil(b"\n")
+            except asyncio.IncompleteReadError as end:
+                return end.partial or None
+            except asyncio.LimitOverrunError as overrun:
+                await self._skip_line(overrun.consumed)
+                await self._refuse(
+                    INVALID_REQUEST, f"A message is longer than {MAX_LINE_BYTES} bytes"
+                )
+            except ConnectionError:
+                return None
+            else:
+                if line.strip():
+                    return line
+
+    async def _skip_line(self, consumed: int) -> None:
+        while True:
+            try:
+                await self._reader.readexactly(consumed)
+                await self._reader.readuntil(b"\n")
+            except asyncio.LimitOverrunError as overrun:
+                consumed = overrun.consumed
+            except asyncio.IncompleteReadError:
+                return
+            else:
+                return
+
+    async def _parse(self, line: bytes) -> mcp.JSONRPCMessage | None:
+        try:
+            return mcp.jsonrpc_message_adapter.validate_json(line, by_name=False)
+        except ValidationError:
+            code, text, request_id = _diagnose(line)
+        await self._refuse(code, text, request_id)
+        return None
+
+    async def _refuse(self, code: int, text: str, request_id: str | int | None = None) -> None:
+        error = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}}
+        await self._send(json.dumps(error))
+
+    async def _send(self, text: str) -> None:
+        # A client that hung up wants no answer; the reading side sees the end too.
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(text.encode() + b"\n")
+            await self._writer.drain()
+
+
+@asynccontextmanager
+async def stdio_wire() -> AsyncGenerator[LineWire]:
+    """This process's stdin and stdout as a wire.
+
+    While it is open, fd 0 is /dev/null and fd 1 is stderr, so that a child or a stray print can
+    neither eat requests nor break the stream of answers.
+    """
+    private_in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
+    private_out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
+    null = os.open(os.devnull, os.O_RDONLY)
+    sys.stdout.flush()
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    writer = await _connect(private_in, private_out, reader)
+    try:
+        yield LineWire(reader, writer)
+    finally:
+        with contextlib.suppress(ConnectionError, OSError):
+            await writer.drain()
+        writer.close()
+
+
+async def _connect(fd_in: int, fd_out: int, reader: asyncio.StreamReader) -> asyncio.StreamWriter:
+    loop = asyncio.get_running_loop()
+    source = os.fdopen(fd_in, "rb", buffering=0)
+    sink = os.fdopen(fd_out, "wb", buffering=0)
+    if _can_wait(fd_in):
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), source)
+    else:
+        # A plain file or /dev/null (`server < requests.jsonl`) cannot be polled, nor does it block.
+        reader.feed_data(source.read())
+        reader.feed_eof()
+    if not _can_wait(fd_out):
+        raise HostError(
+            "stdout is a plain file or a null device; MCP over stdio needs a pipe.",
+            fix="Start the server from an MCP client, or pipe its output (`… | cat > file`).",
+            code="stdout_unusable",
+        )
+    transport, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.streams.FlowControlMixin(loop=loop), sink
+    )
+    return asyncio.StreamWriter(transport, protocol, None, loop)
+
+
+def _can_wait(fd: int) -> bool:
+    """Whether the event loop can wait for this descriptor."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(fd))
+
+
+def _diagnose(line: bytes) -> tuple[int, str, str | int | None]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return PARSE_ERROR, f"Parse error: {error}", None
+    found = cast("dict[str, object]", message).get("id") if isinstance(message, dict) else None
+    request_id = found if isinstance(found, str | int) and not isinstance(found, bool) else None
+    return INVALID_REQUEST, "Not a JSON-RPC 2.0 message", request_id

@@ -1,0 +1,112 @@
+"""Opening SQLite the one way that keeps its promises.
+
+WAL with `synchronous=FULL`: a commit that returned survives power loss. Migrations are a list of
+SQL scripts; `PRAGMA user_version` counts the ones applied, each in its own transaction. A database
+that is damaged or newer than this program is refused and left untouched.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hostwright_kit.errors import HostError
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+def open_store(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
+    """Open (or create, mode 0600) the database at `path` and bring it to the newest schema.
+
+    The connection is in autocommit mode; group writes with `transaction`. It may be handed from
+    thread to thread, but only one may use it at a time: the callers hold a lock.
+    """
+    _create_private(path)
+    try:
+        db = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False
+        )
+        try:
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA foreign_keys=ON")
+            _migrate(db, path, migrations)
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.DatabaseError as error:
+        raise _refused(path, error) from error
+    return db
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Generator[None]:
+    """One write transaction. IMMEDIATE, so that a reader never fails when it turns writer."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _create_private(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise HostError(
+            f"The database {path} cannot be opened: {error.strerror}.",
+            fix="Give this user the file and its folder (chown, chmod 0700), or free disk space.",
+            code="store_unavailable",
+        ) from error
+
+
+def _migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> None:
+    if db.execute("PRAGMA user_version").fetchone()[0] == len(migrations):
+        return
+    with transaction(db):
+        # Read again under the lock: another process may have migrated meanwhile.
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(migrations):
+            raise HostError(
+                f"The database {path} has schema {version}, this program knows {len(migrations)}.",
+                fix="Upgrade hostwright; the file was left as it is.",
+                code="store_newer",
+            )
+        for script in migrations[version:]:
+            for statement in _statements(script):
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version={len(migrations)}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """`executescript` would commit our transaction first, so statements run one by one."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""
+    if pending.strip():
+        raise ValueError(f"A migration ends inside a statement: {pending.strip()[:80]!r}")
+
+
+def _refused(path: Path, error: sqlite3.DatabaseError) -> HostError:
+    if isinstance(error, sqlite3.OperationalError):
+        return HostError(
+            f"The database {path} cannot be used: {error}.",
+            fix="Check free disk space, the file's permissions and whether another program "
+            "holds a lock on it, then try again.",
+            code="store_unavailable",
+        )
+    return HostError(
+        f"The database {path} is damaged: {error}.",
+        fix=f"It was left untouched. Move it away (mv {path} {path}.damaged) to start a new one, "
+        "or restore a backup.",
+        code="store_corrupt",
+    )

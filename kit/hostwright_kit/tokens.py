@@ -1,0 +1,103 @@
+"""Bearer tokens of clients: shown once when made, kept only as SHA-256.
+
+A token is 256 random bits, so a plain hash is enough (nothing to guess); comparison is by lookup
+of the hash, which tells an attacker nothing about the token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import threading
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from hostwright_kit.clock import utc_now
+from hostwright_kit.errors import HostError
+from hostwright_kit.store import open_store
+
+PREFIX = "hw_"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+MIGRATIONS = (
+    """
+    CREATE TABLE tokens (
+        name TEXT PRIMARY KEY,
+        sha256 TEXT NOT NULL UNIQUE,
+        created TEXT NOT NULL
+    ) STRICT;
+    """,
+)
+
+
+class TokenInfo(BaseModel, frozen=True):
+    """A token without its secret."""
+
+    name: str
+    created: str
+
+
+class Tokens:
+    """The tokens of one installation. Blocking, thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = open_store(path, MIGRATIONS)
+        self._lock = threading.Lock()
+
+    def create(self, name: str, *, replace: bool = False) -> str:
+        """Make a token for the client `name` and return it; it cannot be shown again."""
+        if not NAME.fullmatch(name):
+            raise HostError(
+                f"{name!r} is not a token name.",
+                fix="Use 1 to 63 of a-z, 0-9, dot, dash, underscore.",
+                code="bad_name",
+            )
+        secret = PREFIX + secrets.token_urlsafe(32)
+        verb = "INSERT OR REPLACE" if replace else "INSERT OR IGNORE"
+        with self._lock:
+            made = self._db.execute(
+                f"{verb} INTO tokens VALUES (?, ?, ?)",
+                (name, _sha256(secret), utc_now()),
+            ).rowcount
+        if not made:
+            raise HostError(
+                f"A token named {name!r} exists already.",
+                fix="Choose another name, or replace it (--replace): the old one stops working.",
+                code="exists",
+            )
+        return secret
+
+    def verify(self, secret: str) -> str | None:
+        """The name of the client that this token was made for."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT name FROM tokens WHERE sha256 = ?", (_sha256(secret),)
+            ).fetchone()
+        return row["name"] if row else None
+
+    def revoke(self, name: str) -> None:
+        """Make a token worthless at once."""
+        with self._lock:
+            if not self._db.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount:
+                raise HostError(
+                    f"There is no token named {name!r}.",
+                    fix="`hostwright token --list` shows them.",
+                    code="not_found",
+                )
+
+    def list(self) -> list[TokenInfo]:
+        """All tokens, by name."""
+        with self._lock:
+            rows = self._db.execute("SELECT name, created FROM tokens ORDER BY name").fetchall()
+        return [TokenInfo.model_validate(dict(row)) for row in rows]
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
