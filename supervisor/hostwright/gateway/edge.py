@@ -1,0 +1,272 @@
+"""The side that clients see: one MCP endpoint per set of servers, both protocol eras.
+
+The SDK's low-level server does sessions, eras and the shape of every answer; the handlers here
+pass requests on and answers back without looking into them. A question of a server to the user
+(`InputRequiredResult`) goes through as it is to a client of the new era; to a client with a
+handshake session it becomes an `elicitation/create` and a second request behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Protocol, cast
+
+import mcp_types as mcp
+from hostwright_kit.asking import ANSWER_TIMEOUT_SECONDS
+from hostwright_kit.caller import Caller, Transport
+from hostwright_kit.errors import HostError
+from hostwright_kit.identity import TOKEN_SCOPE
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel.server import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.exceptions import MCPError
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
+
+from hostwright import __version__
+from hostwright.gateway.catalog import Catalog, Kind, Owned
+from hostwright.gateway.link import Asker, Link, LinkLostError
+from hostwright.gateway.metrics import CALLS
+
+logger = logging.getLogger(__name__)
+
+Ctx = ServerRequestContext[Any, Any]
+Raw = dict[str, Any]
+MAX_QUESTIONS = 5
+PAGE_SIZE = 200
+SERVER_UNAVAILABLE = -32000
+ERROR_META = "dev.hostwright/error"
+
+
+class Origin(BaseModel, frozen=True):
+    """What a listener knows of whoever connected to it."""
+
+    transport: Transport
+    uid: int | None = None
+
+
+ORIGIN_SCOPE = "hostwright.origin"
+"""Key of the ASGI scope under which an HTTP listener puts its `Origin`."""
+
+origin: ContextVar[Origin | None] = ContextVar("hostwright_origin", default=None)
+"""Set for everything that comes in over a connection that is not HTTP."""
+
+
+class Backends(Protocol):
+    """The servers behind an edge."""
+
+    catalog: Catalog
+
+    def names(self) -> Sequence[str]:
+        """The servers that are offered now."""
+        ...
+
+    async def link(self, server: str) -> Link:
+        """The open link of a server; waits, bounded, while the server starts."""
+        ...
+
+
+class Edge:
+    """One endpoint over the servers that `select` names."""
+
+    def __init__(self, name: str, backends: Backends, select: Callable[[], Sequence[str]]) -> None:
+        self._backends = backends
+        self._select = select
+        self.bus = InMemorySubscriptionBus()
+        self.server: Server[Any] = Server(
+            name,
+            version=__version__,
+            instructions="Tools of this machine, under its owner's control. A call that needs "
+            "the owner's approval answers with an error that says how it is given.",
+            on_list_tools=self._list_tools,  # type: ignore[arg-type] - the runner takes mappings
+            on_call_tool=self._call_tool,  # type: ignore[arg-type]
+            on_list_resources=self._list_resources,  # type: ignore[arg-type]
+            on_list_resource_templates=self._list_templates,  # type: ignore[arg-type]
+            on_read_resource=self._read_resource,  # type: ignore[arg-type]
+            on_list_prompts=self._list_prompts,  # type: ignore[arg-type]
+            on_get_prompt=self._get_prompt,  # type: ignore[arg-type]
+            on_subscriptions_listen=ListenHandler(self.bus),
+        )
+
+    async def _list_tools(self, ctx: Ctx, params: Any) -> Raw:
+        return self._list("tools", params)
+
+    async def _list_resources(self, ctx: Ctx, params: Any) -> Raw:
+        return self._list("resources", params)
+
+    async def _list_templates(self, ctx: Ctx, params: Any) -> Raw:
+        return self._list("resourceTemplates", params)
+
+    async def _list_prompts(self, ctx: Ctx, params: Any) -> Raw:
+        return self._list("prompts", params)
+
+    def _list(self, kind: Kind, params: Any) -> Raw:
+        items = self._backends.catalog.listing(kind, self._select())
+        cursor = getattr(params, "cursor", None)
+        start = _position(cursor, len(items))
+        page = {kind: [item.entry for item in items[start : start + PAGE_SIZE]]}
+        more = start + PAGE_SIZE < len(items)
+        return {**page, "nextCursor": str(start + PAGE_SIZE)} if more else page
+
+    async def _call_tool(self, ctx: Ctx, params: Any) -> Raw:
+        raw = _raw(ctx)
+        owned = self._owner("tools", str(raw.get("name")))
+        if owned is None:
+            return _tool_error(
+                HostError(
+                    f"There is no tool {raw.get('name')!r} here.",
+                    fix="Ask tools/list for the names.",
+                    code="unknown_tool",
+                )
+            )
+        started = time.perf_counter()
+        outcome = "failed"
+        try:
+            result = await self._forward(
+                ctx, owned.server, "tools/call", {**raw, "name": owned.name}
+            )
+            outcome = "error" if result.get("isError") else "ok"
+        except LinkLostError:
+            return _tool_error(_lost(owned))
+        except HostError as error:
+            return _tool_error(error)
+        finally:
+            CALLS.labels(owned.server, owned.name, outcome).observe(time.perf_counter() - started)
+        return result
+
+    async def _read_resource(self, ctx: Ctx, params: Any) -> Raw:
+        raw = _raw(ctx)
+        uri = str(raw.get("uri"))
+        owned = self._owner("resources", uri)
+        servers = [owned.server] if owned else self._template_owners()
+        for server in servers:
+            try:
+                return await self._forward(ctx, server, "resources/read", raw)
+            except MCPError as error:
+                # Not one of this server's templates; the next may know it.
+                if owned or error.error.code != mcp.INVALID_PARAMS:
+                    raise
+        raise MCPError(mcp.INVALID_PARAMS, f"Resource not found: {uri!r}", {"uri": uri})
+
+    async def _get_prompt(self, ctx: Ctx, params: Any) -> Raw:
+        raw = _raw(ctx)
+        owned = self._owner("prompts", str(raw.get("name")))
+        if owned is None:
+            raise MCPError(mcp.INVALID_PARAMS, f"Unknown prompt: {raw.get('name')!r}")
+        return await self._forward(ctx, owned.server, "prompts/get", {**raw, "name": owned.name})
+
+    def _owner(self, kind: Kind, shown: str) -> Owned | None:
+        return self._backends.catalog.owner(kind, shown, self._select())
+
+    def _template_owners(self) -> list[str]:
+        found = self._backends.catalog.listing("resourceTemplates", self._select())
+        return list(dict.fromkeys(item.server for item in found))
+
+    async def _forward(self, ctx: Ctx, server: str, method: str, params: Raw) -> Raw:
+        """Pass one request on, and a question of the server to the user back."""
+        asker = _asker(ctx)
+        modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+        for _ in range(MAX_QUESTIONS):
+            link = await self._backends.link(server)
+            result = await link.request(
+                method, params, asker=asker, progress=ctx.session.report_progress
+            )
+            if result.get("resultType") != "input_required" or modern:
+                return result
+            params = await _ask_legacy(ctx, params, result)
+        raise MCPError(
+            SERVER_UNAVAILABLE, f"{server} asked more than {MAX_QUESTIONS} times in one call."
+        )
+
+
+async def _ask_legacy(ctx: Ctx, params: Raw, result: Mapping[str, Any]) -> Raw:
+    """Put a server's questions over the client's session; the request to repeat with answers."""
+    questions = cast("Mapping[str, Any]", result.get("inputRequests") or {})
+    answers: Raw = {}
+    for key, question in questions.items():
+        if question.get("method") != "elicitation/create":
+            raise MCPError(SERVER_UNAVAILABLE, f"The server asks for {question.get('method')!r}.")
+        asked = mcp.ElicitRequestFormParams.model_validate(question.get("params"))
+        answers[key] = await _elicit(ctx, asked)
+    repeated = {**params, "inputResponses": answers}
+    if "requestState" in result:
+        repeated["requestState"] = result["requestState"]
+    return repeated
+
+
+async def _elicit(ctx: Ctx, asked: mcp.ElicitRequestFormParams) -> Raw:
+    """One question over the session. No answer in time counts as a closed prompt."""
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+            answer = await ctx.session.elicit_form(
+                message=asked.message,
+                requested_schema=asked.requested_schema,
+                related_request_id=ctx.request_id,
+            )
+    except (TimeoutError, MCPError) as error:
+        logger.info("a question was not answered by the client: %s", error)
+        return {"action": "cancel"}
+    return answer.model_dump(by_alias=True, mode="json", exclude_none=True)
+
+
+def _asker(ctx: Ctx) -> Asker:
+    """Who is calling, from what the listener, the token and the session say."""
+    scope = ctx.request.scope if ctx.request is not None else {}
+    came = scope.get(ORIGIN_SCOPE) or origin.get() or Origin(transport="http")
+    token = scope.get(TOKEN_SCOPE)
+    params = ctx.session.client_params
+    capabilities = ctx.session.client_capabilities
+    caller = Caller(
+        client=params.client_info.name[:200] if params else "unknown",
+        version=params.client_info.version[:100] if params else "",
+        uid=came.uid,
+        transport=came.transport,
+        token=token,
+        via_gateway=True,
+    )
+    declared = (
+        capabilities.model_dump(by_alias=True, mode="json", exclude_none=True)
+        if capabilities
+        else {}
+    )
+    return Asker(caller, declared)
+
+
+def _raw(ctx: Ctx) -> Raw:
+    return dict(ctx.params or {})
+
+
+def _position(cursor: str | None, size: int) -> int:
+    if cursor is None:
+        return 0
+    if not cursor.isascii() or not cursor.isdigit() or int(cursor) > size:
+        raise MCPError(mcp.INVALID_PARAMS, f"The cursor {cursor!r} is not one of ours.")
+    return int(cursor)
+
+
+def _lost(owned: Owned) -> HostError:
+    read_only = (owned.entry.get("annotations") or {}).get("readOnlyHint") is True
+    if read_only:
+        fix = "It only reads: call it again, the server is being restarted."
+    else:
+        fix = "It may have taken effect: look at receipt_list (or the ledger) before repeating it."
+    return HostError(
+        f"The server {owned.server} ended while {owned.name} was running.",
+        fix=fix,
+        code="server_ended",
+    )
+
+
+def _tool_error(error: HostError) -> Raw:
+    """An error that agents read: a result with `isError`, like those of the servers."""
+    return {
+        "content": [{"type": "text", "text": str(error)}],
+        "isError": True,
+        "_meta": {
+            ERROR_META: {"code": error.code, "message": error.message, "fix": error.fix},
+        },
+    }
