@@ -24,7 +24,7 @@ FIELD = "approve"
 # Real clients cut a silent call at 60 s; a question that is not answered by then stays open for
 # the terminal.
 ANSWER_TIMEOUT_SECONDS = 50.0
-MAX_SHOWN_CHARS = 1_500
+MAX_SHOWN_CHARS = 3_000
 
 SCHEMA: dict[str, object] = {
     "type": "object",
@@ -62,7 +62,11 @@ def question(approval: Approval) -> str:
     """What the owner reads."""
     shown = approval.arguments
     if len(shown) > MAX_SHOWN_CHARS:
-        shown = f"{shown[:MAX_SHOWN_CHARS]}… ({len(approval.arguments)} characters)"
+        half = MAX_SHOWN_CHARS // 2
+        shown = (
+            f"{shown[:half]}… [{len(shown)} characters; `hostwright pending {approval.id}` "
+            f"shows all of them] …{shown[-half:]}"
+        )
     return (
         f"{approval.caller} wants to run {approval.server}.{approval.tool} with {shown}\n"
         f"Request {approval.id}, asked because of {approval.reason}."

@@ -29,6 +29,8 @@ from hostwright_kit.redact import redact, redact_text
 
 Result = TypeVar("Result")
 
+ASKED_TEXT_CHARS = 100_000
+
 
 class Call(BaseModel, frozen=True):
     """One call, identified and validated."""
@@ -56,8 +58,13 @@ class Call(BaseModel, frozen=True):
 
     @property
     def shown_arguments(self) -> dict[str, Any]:
-        """The arguments as they may be written down."""
+        """The arguments as the ledger keeps them."""
         return redact(self.arguments, secret_names=self.secret_names)
+
+    @property
+    def asked_arguments(self) -> dict[str, Any]:
+        """The arguments as the owner sees them who is to approve: as good as whole."""
+        return redact(self.arguments, secret_names=self.secret_names, max_chars=ASKED_TEXT_CHARS)
 
 
 class Answer(Enum):
@@ -170,7 +177,7 @@ class Guard:
                 caller=call.caller.name,
                 server=call.server,
                 tool=call.tool,
-                arguments=call.shown_arguments,
+                arguments=call.asked_arguments,
                 reason=judgement.reason,
             ),
         )

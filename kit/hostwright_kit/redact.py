@@ -60,30 +60,40 @@ def redact_text(text: str) -> str:
     return text
 
 
-def redact(value: Any, *, secret_names: frozenset[str] = frozenset()) -> Any:
+def redact(
+    value: Any,
+    *,
+    secret_names: frozenset[str] = frozenset(),
+    max_chars: int = LONG_TEXT_CHARS,
+) -> Any:
     """A copy of JSON-like `value` fit to be written down: secrets masked, long text summarised.
 
-    `secret_names` are further field names whose values are masked whole.
+    `secret_names` are further field names whose values are masked whole; a text longer than
+    `max_chars` keeps its two ends.
     """
     if isinstance(value, str):
-        return _shorten(redact_text(value))
+        return _shorten(redact_text(value), max_chars)
     if isinstance(value, Mapping):
         items = cast("Mapping[Any, Any]", value).items()
         return {
             str(key): MASK
             if item not in (None, "") and (str(key) in secret_names or is_secret_name(str(key)))
-            else redact(item, secret_names=secret_names)
+            else redact(item, secret_names=secret_names, max_chars=max_chars)
             for key, item in items
         }
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [redact(item, secret_names=secret_names) for item in cast("Sequence[Any]", value)]
+        return [
+            redact(item, secret_names=secret_names, max_chars=max_chars)
+            for item in cast("Sequence[Any]", value)
+        ]
     if isinstance(value, bytes | bytearray):
         return f"[{len(value)} bytes]"
     return value
 
 
-def _shorten(text: str) -> str:
-    if len(text) <= LONG_TEXT_CHARS:
+def _shorten(text: str, max_chars: int) -> str:
+    if len(text) <= max_chars:
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{text[:200]}… [{len(text)} characters, sha256 {digest}]"
+    end = max_chars // 4
+    return f"{text[:end]}… [{len(text)} characters, sha256 {digest}] …{text[-end:]}"

@@ -16,10 +16,12 @@ the code and the remedy.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar, cast
 
 import mcp_types as mcp
@@ -70,11 +72,19 @@ class HostServer(FastMCP[Any]):
     """A FastMCP server every call of which goes through the guard."""
 
     def __init__(self, name: str, *, version: str, instructions: str, runtime: Runtime) -> None:
-        super().__init__(name, instructions, version=version, mask_error_details=True)
+        super().__init__(
+            name,
+            instructions,
+            version=version,
+            mask_error_details=True,
+            lifespan=_with_background,
+        )
         self.runtime = runtime
         self.traits: dict[str, ToolTraits] = {}
         self.checks: list[Callable[[], Awaitable[list[Finding]]]] = []
         """What `--check` asks beyond configuration and folders."""
+        self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """What runs beside the calls for as long as the server serves; cancelled at its end."""
         self.add_middleware(GuardMiddleware(self))
 
     def read_tool(
@@ -128,6 +138,17 @@ class HostServer(FastMCP[Any]):
             return function
 
         return register
+
+
+@asynccontextmanager
+async def _with_background(app: FastMCP[Any]) -> AsyncGenerator[dict[str, Any]]:
+    tasks = [asyncio.create_task(work()) for work in cast("HostServer", app).background]
+    try:
+        yield {}
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class GuardMiddleware(Middleware):

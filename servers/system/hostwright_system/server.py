@@ -1,29 +1,48 @@
-"""The system server: one machine's health, processes, services, logs, shell and files."""
+"""The system server: one machine's health, processes, services, logs, shell and files.
+
+The tools are in `tools/`, one module per group; this module puts them together.
+"""
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 
+from hostwright_kit.jobs import JobStore
 from hostwright_kit.run import serve
-from hostwright_kit.runtime import Runtime
+from hostwright_kit.runtime import LEDGER_FILE, Runtime
 from hostwright_kit.server import HostServer
+from hostwright_system.settings import SystemSettings
+from hostwright_system.shell import CommandRunner
+from hostwright_system.tools import host, prompts, record, services, shell
+
+VERSION = version("hostwright-system")
+
+INSTRUCTIONS = """\
+This machine, under its owner's control. Look before you act: system_health, system_query and
+system_discover show what is here. What changes or ends something may need the owner's approval;
+the error then names the request and how it is granted: repeat exactly the same call afterwards.
+Every act is recorded: receipt_list shows what was done and how to undo it."""
+
 
 def build(runtime: Runtime) -> HostServer:
-    app = HostServer("hostwright-system", version=version("hostwright-system"), instructions="x", runtime=runtime)
-
-    @app.read_tool()
-    def ping_read(a: int = 1) -> dict[str, int]:
-        """Read."""
-        return {"a": a}
-
-    @app.write_tool(destructive=True)
-    async def boom(a: int) -> dict[str, int]:
-        """Write."""
-        return {"a": a}
-
+    """The server with all its tools; raises `HostError` when the configuration is wrong."""
+    settings = runtime.table("system", SystemSettings)
+    app = HostServer(
+        "hostwright-system", version=VERSION, instructions=INSTRUCTIONS, runtime=runtime
+    )
+    jobs = JobStore(runtime.paths.state_dir, "system")
+    runtime.on_close(jobs.close)
+    # The supervisor is our parent when it started us; ending it would end everything.
+    protected = (os.getppid(),) if runtime.link_key else ()
+    host.register(app, settings, protected_pids=protected)
+    services.register(app, settings)
+    shell.register(app, jobs, CommandRunner(jobs))
+    record.register(app, runtime.paths.state_dir / LEDGER_FILE)
+    prompts.register(app)
     return app
 
 
 def main() -> None:
     """The command `hostwright-system`."""
-    serve("system", build, version=version("hostwright-system"))
+    serve("system", build, version=VERSION)

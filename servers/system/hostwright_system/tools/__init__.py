@@ -1,0 +1,1 @@
+"""The tools of the system server, one module per group. Thin: types, descriptions, one call."""

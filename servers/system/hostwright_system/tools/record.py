@@ -1,0 +1,97 @@
+"""Tools that read the ledger: what was asked, decided and done on this machine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hostwright_kit import audit
+from hostwright_kit.clock import format_utc
+from hostwright_kit.errors import HostError
+from hostwright_kit.server import HostServer
+
+Word = Annotated[str | None, Field(max_length=200)]
+Moment = Annotated[str | None, Field(max_length=40, description="ISO 8601; without a zone: UTC.")]
+Limit = Annotated[int, Field(ge=1, le=200, description="Entries per page.")]
+Cursor = Annotated[str | None, Field(max_length=18, description="next_cursor of the page before.")]
+
+
+def register(app: HostServer, ledger: Path) -> None:
+    """Add the tools."""
+
+    @app.read_tool(title="Event log")
+    def event_log(
+        type: Annotated[  # noqa: A002 - the name that agents expect
+            str | None,
+            Field(max_length=64, description="Exact, or a group such as `call.*`, `approval.*`."),
+        ] = None,
+        caller: Word = None,
+        server: Word = None,
+        tool: Word = None,
+        outcome: Word = None,
+        since: Moment = None,
+        until: Moment = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+    ) -> audit.EventPage:
+        """The audit ledger, newest first: every call, denial and approval, hash-chained.
+
+        Types: call.intent, call.outcome, call.read, call.denied, approval.requested,
+        approval.granted, approval.denied, and events of the supervisor (server.*). Arguments are
+        redacted. The owner verifies the chain with `hostwright audit verify`.
+        """
+        wanted = audit.EventFilter(
+            type=type,
+            caller=caller,
+            server=server,
+            tool=tool,
+            outcome=outcome,
+            since=_moment("since", since),
+            until=_moment("until", until),
+        )
+        return audit.list_events(ledger, wanted, limit=limit, cursor=cursor)
+
+    @app.read_tool(title="Receipts")
+    def receipt_list(
+        caller: Word = None,
+        server: Word = None,
+        tool: Word = None,
+        outcome: Literal["ok", "error", "cancelled", "unrecorded"] | None = None,
+        since: Moment = None,
+        until: Moment = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+    ) -> audit.ReceiptPage:
+        """What was changed on this machine, newest first: each act with its outcome, approval
+        and, where there is one, the call that undoes it.
+
+        `unrecorded` means begun without a known end: it runs now, or was cut off by a crash; then
+        check the state of what it touched before repeating it.
+        """
+        wanted = audit.EventFilter(
+            caller=caller,
+            server=server,
+            tool=tool,
+            outcome=outcome,
+            since=_moment("since", since),
+            until=_moment("until", until),
+        )
+        return audit.list_receipts(ledger, wanted, limit=limit, cursor=cursor)
+
+
+def _moment(name: str, text: str | None) -> str | None:
+    """`text` as the ledger writes times, so that comparing text compares times."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise HostError(
+            f"{name}={text!r} is not a time.",
+            fix="Write it as ISO 8601, for example 2026-11-20T09:30:00Z.",
+            code="bad_time",
+        ) from None
+    return format_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

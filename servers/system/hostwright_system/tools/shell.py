@@ -1,0 +1,181 @@
+"""Tools that run commands, and the jobs that keep their output."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastmcp import Context
+from pydantic import Field
+
+from hostwright_kit.guard import call_scope
+from hostwright_kit.job_output import OutputPage
+from hostwright_kit.jobs import JobRecord, JobStore
+from hostwright_kit.server import HostServer
+from hostwright_system.shell import CommandResult, CommandRunner, CommandSpec
+
+Argv = Annotated[
+    list[Annotated[str, Field(max_length=131_072)]] | None,
+    Field(
+        min_length=1,
+        max_length=4_096,
+        description="Program and arguments; no shell looks at them. Prefer this over command.",
+    ),
+]
+Line = Annotated[
+    str | None,
+    Field(min_length=1, max_length=131_072, description="A line for the shell, when you need one."),
+]
+Folder = Annotated[
+    str | None,
+    Field(
+        max_length=4_096, description="Working folder, absolute or from ~. Default: the server's."
+    ),
+]
+Environment = Annotated[
+    dict[str, Annotated[str, Field(max_length=131_072)]] | None,
+    Field(max_length=256, description="Variables to add; others are scrubbed of secrets."),
+]
+Text = Annotated[str | None, Field(max_length=4_194_304, description="Written to stdin as UTF-8.")]
+Bytes = Annotated[
+    str | None, Field(max_length=5_592_408, description="Bytes for stdin, in base64.")
+]
+Merge = Annotated[bool, Field(description="Send stderr to stdout, in the order of writing.")]
+JobId = Annotated[
+    str, Field(min_length=1, max_length=64, description="From the call that began it")
+]
+
+
+def register(app: HostServer, jobs: JobStore, runner: CommandRunner) -> None:
+    """Add the tools."""
+
+    @app.write_tool(destructive=True, open_world=True)
+    async def shell_exec(
+        argv: Argv = None,
+        command: Line = None,
+        shell: Annotated[
+            Literal["sh", "bash"], Field(description="Which shell runs `command`.")
+        ] = "sh",
+        cwd: Folder = None,
+        env: Environment = None,
+        stdin: Text = None,
+        stdin_base64: Bytes = None,
+        timeout_seconds: Annotated[
+            float, Field(gt=0, le=50, description="Then everything is ended; longer: shell_start.")
+        ] = 30.0,
+        head_bytes: Annotated[
+            int, Field(ge=0, le=262_144, description="Kept from the start of each stream.")
+        ] = 16_384,
+        tail_bytes: Annotated[
+            int, Field(ge=0, le=262_144, description="Kept from the end of each stream.")
+        ] = 16_384,
+        merge_stderr: Merge = False,
+    ) -> CommandResult:
+        """Run a command to its end: give argv, or command for a shell line.
+
+        Returns exit code or signal, and the first and last bytes of its output; all of it stays
+        in the job named in the result (job_output). A command that exits with a failure is a
+        result, not an error: look at exit_code. When it ends, times out or is cancelled, all that
+        it started is ended too, even what detached itself: a daemon belongs to service_control.
+        """
+        spec = _spec(argv, command, shell, cwd, env, stdin, stdin_base64, merge_stderr)
+        return await runner.run(
+            spec, timeout_seconds=timeout_seconds, head_bytes=head_bytes, tail_bytes=tail_bytes
+        )
+
+    @app.write_tool(destructive=True, open_world=True)
+    async def shell_start(
+        argv: Argv = None,
+        command: Line = None,
+        shell: Annotated[
+            Literal["sh", "bash"], Field(description="Which shell runs `command`.")
+        ] = "sh",
+        cwd: Folder = None,
+        env: Environment = None,
+        stdin: Text = None,
+        stdin_base64: Bytes = None,
+        timeout_seconds: Annotated[
+            float, Field(gt=0, le=604_800, description="Then everything is ended.")
+        ] = 3_600.0,
+        merge_stderr: Merge = False,
+    ) -> JobRecord:
+        """Start a command as a job and return at once; for what takes longer than 50 s.
+
+        Look at it with job_status and job_output, end it with job_cancel. The record is durable:
+        a job that was cut off by a crash of this server shows as `lost`.
+        """
+        spec = _spec(argv, command, shell, cwd, env, stdin, stdin_base64, merge_stderr)
+        job = await runner.start(spec, timeout_seconds=timeout_seconds)
+        call_scope().undone_by("job_cancel", job_id=job.id)
+        return job
+
+    @app.read_tool()
+    async def job_status(
+        job_id: JobId,
+        wait_seconds: Annotated[
+            float, Field(ge=0, le=45, description="Wait up to this long for its end.")
+        ] = 0.0,
+        ctx: Context | None = None,
+    ) -> JobRecord:
+        """How a job is: state, exit code, bytes of output, progress, and its result once ended."""
+        if wait_seconds == 0:
+            return await jobs.status(job_id)
+        waited = 0.0
+        while True:
+            step = min(2.0, wait_seconds - waited)
+            record = await jobs.wait(job_id, step)
+            waited += step
+            if record.ended or waited >= wait_seconds:
+                return record
+            if ctx is not None:
+                await ctx.report_progress(waited, wait_seconds, record.progress_text)
+
+    @app.read_tool()
+    async def job_output(
+        job_id: JobId,
+        stream: Annotated[Literal["stdout", "stderr"], Field(description="Which stream.")] = (
+            "stdout"
+        ),
+        offset_bytes: Annotated[
+            int, Field(ge=-(1 << 40), le=1 << 40, description="Negative: from the end.")
+        ] = 0,
+        limit_bytes: Annotated[int, Field(ge=1, le=262_144)] = 65_536,
+    ) -> OutputPage:
+        """A page of what a job wrote so far; go on with next_offset_bytes.
+
+        Text never breaks inside a character; bytes that are not UTF-8 come in base64 as well.
+        """
+        return await jobs.output(
+            job_id, offset_bytes=offset_bytes, limit_bytes=limit_bytes, stream=stream
+        )
+
+    @app.write_tool(destructive=False, idempotent=True)
+    async def job_cancel(
+        job_id: JobId,
+        wait_seconds: Annotated[
+            float, Field(ge=0, le=45, description="How long to wait for its end.")
+        ] = 10.0,
+    ) -> JobRecord:
+        """End a job and everything it started. Look at `state`: it says whether it has ended."""
+        return await jobs.cancel(job_id, wait_seconds=wait_seconds)
+
+
+def _spec(
+    argv: list[str] | None,
+    command: str | None,
+    shell: Literal["sh", "bash"],
+    cwd: str | None,
+    env: dict[str, str] | None,
+    stdin: str | None,
+    stdin_base64: str | None,
+    merge_stderr: bool,
+) -> CommandSpec:
+    return CommandSpec(
+        argv=tuple(argv) if argv is not None else None,
+        line=command,
+        shell=shell,
+        cwd=cwd,
+        env=env or {},
+        stdin_text=stdin,
+        stdin_base64=stdin_base64,
+        merge_stderr=merge_stderr,
+    )
