@@ -1,0 +1,1 @@
+"""Real third-party MCP clients against the real servers and the real gateway."""
