@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from hostwright_kit.canonical import canonical
+from hostwright_kit.canonical import is_canonical
+from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import COLUMNS, GENESIS, chain, open_readonly
+from hostwright_kit.store import naming_the_cause
 
 MAX_PAGE = 500
 
@@ -95,7 +98,7 @@ def list_events(
     path: Path, wanted: EventFilter, *, limit: int = 50, cursor: str | None = None
 ) -> EventPage:
     """A page of events. Blocks on disk."""
-    with closing(open_readonly(path)) as db:
+    with _reading(path) as db:
         rows = _select(db, wanted, limit + 1, cursor)
     events = [_event(row) for row in rows[:limit]]
     return EventPage(events=events, next_cursor=_next(rows, limit))
@@ -108,7 +111,7 @@ def list_receipts(
     outcome = wanted.outcome
     intents = wanted.model_copy(update={"type": "call.intent", "outcome": None})
     receipts: list[ReceiptEntry] = []
-    with closing(open_readonly(path)) as db:
+    with _reading(path) as db:
         while True:
             rows = _select(db, intents, MAX_PAGE + 1, cursor)
             for row in rows[:MAX_PAGE]:
@@ -128,33 +131,49 @@ def list_receipts(
 def verify(path: Path) -> Verification:
     """Walk the chain from its first entry. Blocks; about two seconds per million entries."""
     previous, count = GENESIS, 0
-    with closing(open_readonly(path)) as db:
-        for row in db.execute("SELECT * FROM entries ORDER BY seq"):
-            problem = _fault(row, count + 1, previous)
-            if problem:
-                return Verification(
-                    ok=False,
-                    entries=count,
-                    head=previous.hex(),
-                    first_broken_seq=count + 1,
-                    problem=problem,
-                )
-            previous, count = row["hash"], count + 1
-    return Verification(ok=True, entries=count, head=previous.hex())
+    problem: str | None = None
+    with _reading(path) as db:
+        rows = iter(db.execute("SELECT * FROM entries ORDER BY seq"))
+        while problem is None:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return Verification(ok=True, entries=count, head=previous.hex())
+            except sqlite3.DatabaseError as error:
+                if count == 0:
+                    raise  # not a ledger at all, rather than one with a broken entry
+                problem = f"the database cannot be read from here on: {error}"
+            else:
+                problem = _fault(row, count + 1, previous)
+                if problem is None:
+                    previous, count = row["hash"], count + 1
+    return Verification(
+        ok=False,
+        entries=count,
+        head=previous.hex(),
+        first_broken_seq=count + 1,
+        problem=problem,
+    )
+
+
+@contextmanager
+def _reading(path: Path) -> Generator[sqlite3.Connection]:
+    with naming_the_cause(path), closing(open_readonly(path)) as db:
+        yield db
 
 
 def _fault(row: sqlite3.Row, expected_seq: int, previous: bytes) -> str | None:
     """What is wrong with this row, given the one before it."""
     if row["seq"] != expected_seq:
         return f"entry {expected_seq} is missing; the next one present is {row['seq']}"
+    # Whoever can edit the file can also change its schema, and with it the types.
+    if not isinstance(row["body"], bytes) or not isinstance(row["hash"], bytes):
+        return "its body or its hash is not a blob"
     if chain(previous, row["body"]) != row["hash"]:
         return "its hash does not follow from its body and the entry before it"
-    try:
-        body = json.loads(row["body"])
-    except ValueError:
-        return "its body is not JSON"
-    if canonical(body) != row["body"]:
-        return "its body is not in canonical form"
+    body: Any = json.loads(row["body"]) if is_canonical(row["body"]) else None
+    if not isinstance(body, dict):
+        return "its body is not an object in canonical JSON"
     for column in ("seq", "id", "time", "type", *COLUMNS):
         if body.get(column) != row[column]:
             return f"the column {column} says {row[column]!r}, the signed body {body.get(column)!r}"
@@ -179,7 +198,7 @@ def _select(
     for operator, value in ((">=", wanted.since), ("<", wanted.until)):
         if value is not None:
             clauses.append(f"time {operator} ?")
-            values.append(value)
+            values.append(_moment(value))
     if cursor is not None:
         clauses.append("seq < ?")
         values.append(_position(cursor))
@@ -187,6 +206,19 @@ def _select(
     # Only column names and operators of this module are put into the text.
     sql = f"SELECT * FROM entries {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608
     return db.execute(sql, (*values, limit)).fetchall()
+
+
+def _moment(text: str) -> str:
+    """A time as the ledger writes it, because times are compared as text."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return format_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        raise HostError(
+            f"{text[:80]!r} is not a time.",
+            fix="Give UTC in ISO 8601, for example 2025-01-31T08:00:00Z.",
+            code="bad_time",
+        ) from None
 
 
 def _position(cursor: str) -> int:

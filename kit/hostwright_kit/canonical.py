@@ -8,6 +8,7 @@ shape are wrapped too, so that two different values never share an encoding.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -20,6 +21,15 @@ _MAX_SAFE_INT = 2**53 - 1
 def canonical(value: Any) -> bytes:
     """The canonical encoding of a JSON-like value."""
     return rfc8785.dumps(_injective(value))
+
+
+def is_canonical(encoded: bytes) -> bool:
+    """Whether these bytes are what RFC 8785 makes of the JSON value that they encode."""
+    try:
+        # As floats: RFC 8785 knows no other numbers, and a large one is written without a point.
+        return rfc8785.dumps(json.loads(encoded, parse_int=float)) == encoded
+    except (ValueError, RecursionError):
+        return False
 
 
 def digest(value: Any) -> str:
@@ -60,7 +70,8 @@ def _number(value: float) -> Any:
 def _object(value: Mapping[Any, Any]) -> Any:
     if any(_text(str(key)) != str(key) for key in value):
         pairs = [[_text(str(key)), _injective(item)] for key, item in value.items()]
-        return {"$pairs": pairs}
+        # An object has no order; RFC 8785 cannot sort keys that are not text, so we do.
+        return {"$pairs": sorted(pairs, key=lambda pair: rfc8785.dumps(pair[0]))}
     encoded = {str(key): _injective(item) for key, item in value.items()}
     if len(encoded) == 1 and next(iter(encoded)).startswith("$"):
         return {"$object": encoded}

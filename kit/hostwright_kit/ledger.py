@@ -91,6 +91,10 @@ class _Job:
         self.id = secrets.token_hex(8)
         self.time = utc_now()
         self.done: Future[Receipt] | None = Future() if wanted else None
+        if self.done is not None:
+            # Running from the start: a caller that is cancelled cannot take back what may be on
+            # disk already, and the writer may always set the result.
+            self.done.set_running_or_notify_cancel()
 
 
 class Ledger:
@@ -99,7 +103,9 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._db = open_store(path, MIGRATIONS)
-        self._queue: queue.Queue[_Job | None] = queue.Queue(MAX_QUEUED)
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        # Nothing may be queued behind the mark that ends the writer: it would wait for ever.
+        self._gate = threading.Lock()
         self._lost: str | None = None
         self._lost_count = 0
         self._closed = False
@@ -108,11 +114,21 @@ class Ledger:
 
     def append(self, entry: Entry) -> Receipt:
         """Append and wait until it is durable. Blocks; raises `HostError` when it cannot."""
-        return self._submit(entry, wanted=True).result()
+        return self.submit(entry).result()
 
-    async def append_async(self, entry: Entry) -> Receipt:
-        """`append` without blocking the event loop. Cancelling does not take the entry back."""
-        return await asyncio.wrap_future(self._submit(entry, wanted=True))
+    def append_async(self, entry: Entry) -> asyncio.Future[Receipt]:
+        """`append` without blocking the event loop.
+
+        The entry is queued before this returns; cancelling the future does not take it back.
+        """
+        return asyncio.wrap_future(self.submit(entry))
+
+    def submit(self, entry: Entry) -> Future[Receipt]:
+        """Queue an entry; the future ends when it is durable or cannot be written."""
+        job = _Job(entry, wanted=True)
+        assert job.done is not None  # noqa: S101 - wanted is True
+        self._enqueue(job)
+        return job.done
 
     def note(self, entry: Entry) -> None:
         """Append without waiting, for reads. A failure shows in `health`, not here."""
@@ -129,26 +145,20 @@ class Ledger:
 
     def close(self, timeout_seconds: float = 3.0) -> None:
         """Write what is queued and close. Safe to call twice."""
-        if self._closed:
-            return
-        self._closed = True
-        self._queue.put(None)
+        with self._gate:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
         self._thread.join(timeout_seconds)
-
-    def _submit(self, entry: Entry, *, wanted: bool) -> Future[Receipt]:
-        job = _Job(entry, wanted)
-        assert job.done is not None  # noqa: S101 - wanted is True on this path
-        self._enqueue(job)
-        return job.done
 
     def _enqueue(self, job: _Job) -> None:
         """Never waits: a full queue means that the disk is far behind, and callers must know."""
-        if self._closed:
-            raise _unavailable("the ledger is closed")
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full:
-            raise _unavailable(f"{MAX_QUEUED} entries already wait for the disk") from None
+        with self._gate:
+            if self._closed:
+                raise _unavailable("the ledger is closed")
+            if self._queue.qsize() >= MAX_QUEUED:
+                raise _unavailable(f"{MAX_QUEUED} entries already wait for the disk")
+            self._queue.put(job)
 
     def _remember_loss(self, why: str) -> None:
         self._lost, self._lost_count = why, self._lost_count + 1
@@ -179,38 +189,49 @@ class Ledger:
         try:
             receipts = self._insert(batch)
         except Exception as error:  # noqa: BLE001 - it reaches the callers through their futures
-            failure = _unavailable(str(error))
             for job in batch:
-                if job.done is None:
-                    self._remember_loss(str(error))
-                else:
-                    job.done.set_exception(failure)
+                self._refuse(job, str(error))
             return
-        for job, receipt in zip(batch, receipts, strict=True):
+        for job, receipt in receipts:
             if job.done is not None:
                 job.done.set_result(receipt)
 
-    def _insert(self, batch: Sequence[_Job]) -> list[Receipt]:
-        receipts: list[Receipt] = []
+    def _refuse(self, job: _Job, why: str) -> None:
+        if job.done is None:
+            self._remember_loss(why)
+        elif not job.done.done():
+            job.done.set_exception(_unavailable(why))
+
+    def _insert(self, batch: Sequence[_Job]) -> list[tuple[_Job, Receipt]]:
+        receipts: list[tuple[_Job, Receipt]] = []
         with transaction(self._db):
             row = self._db.execute("SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1")
             seq, previous = row.fetchone() or (0, GENESIS)
             for job in batch:
-                seq += 1
-                body = encode(seq, job.id, job.time, job.entry)
-                previous = chain(previous, body)
-                entry = job.entry
-                self._db.execute(
-                    "INSERT INTO entries (seq, id, time, type, caller, server, tool, outcome, "
-                    "intent_id, body, hash) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                    (
-                        *(seq, job.id, job.time, entry.type),
-                        *(getattr(entry, name) for name in COLUMNS),
-                        *(body, previous),
-                    ),
-                )
-                receipts.append(Receipt(seq=seq, id=job.id, time=job.time, hash=previous.hex()))
+                try:
+                    receipt = self._insert_one(job, seq + 1, previous)
+                except (TypeError, ValueError, RecursionError) as error:
+                    # This entry cannot be encoded; those of others in the batch can.
+                    self._refuse(job, f"the entry has no encoding ({error})")
+                    continue
+                seq, previous = receipt.seq, bytes.fromhex(receipt.hash)
+                receipts.append((job, receipt))
         return receipts
+
+    def _insert_one(self, job: _Job, seq: int, previous: bytes) -> Receipt:
+        entry = job.entry
+        body = encode(seq, job.id, job.time, entry)
+        link = chain(previous, body)
+        self._db.execute(
+            "INSERT INTO entries (seq, id, time, type, caller, server, tool, outcome, "
+            "intent_id, body, hash) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                *(seq, job.id, job.time, entry.type),
+                *(getattr(entry, name) for name in COLUMNS),
+                *(body, link),
+            ),
+        )
+        return Receipt(seq=seq, id=job.id, time=job.time, hash=link.hex())
 
 
 def encode(seq: int, entry_id: str, time: str, entry: Entry) -> bytes:
@@ -239,6 +260,8 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         raise HostError(
             f"There is no ledger at {path} yet.", fix="Make a first call.", code="not_found"
         )
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10, check_same_thread=False)
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10, check_same_thread=False
+    )
     db.row_factory = sqlite3.Row
     return db

@@ -25,12 +25,14 @@ def open_store(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
     thread to thread, but only one may use it at a time: the callers hold a lock.
     """
     _create_private(path)
-    try:
+    with naming_the_cause(path):
         db = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=False
         )
         try:
             db.row_factory = sqlite3.Row
+            # Before anything that writes: switching the journal changes the file.
+            _refuse_newer(path, _version(db), len(migrations))
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.execute("PRAGMA foreign_keys=ON")
@@ -38,9 +40,16 @@ def open_store(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
         except BaseException:
             db.close()
             raise
+    return db
+
+
+@contextmanager
+def naming_the_cause(path: Path) -> Generator[None]:
+    """SQLite's errors about the database at `path` as `HostError`s with their remedy."""
+    try:
+        yield
     except sqlite3.DatabaseError as error:
         raise _refused(path, error) from error
-    return db
 
 
 @contextmanager
@@ -49,10 +58,13 @@ def transaction(db: sqlite3.Connection) -> Generator[None]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
+        db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        # On a full disk SQLite either has rolled back by itself or, when COMMIT failed, has left
+        # the transaction open, and the next BEGIN would fail for ever.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise
-    db.execute("COMMIT")
 
 
 def _create_private(path: Path) -> None:
@@ -67,21 +79,29 @@ def _create_private(path: Path) -> None:
 
 
 def _migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> None:
-    if db.execute("PRAGMA user_version").fetchone()[0] == len(migrations):
+    if _version(db) == len(migrations):
         return
     with transaction(db):
         # Read again under the lock: another process may have migrated meanwhile.
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(migrations):
-            raise HostError(
-                f"The database {path} has schema {version}, this program knows {len(migrations)}.",
-                fix="Upgrade hostwright; the file was left as it is.",
-                code="store_newer",
-            )
+        version = _version(db)
+        _refuse_newer(path, version, len(migrations))
         for script in migrations[version:]:
             for statement in _statements(script):
                 db.execute(statement)
         db.execute(f"PRAGMA user_version={len(migrations)}")
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return db.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _refuse_newer(path: Path, version: int, known: int) -> None:
+    if version > known:
+        raise HostError(
+            f"The database {path} has schema {version}, this program knows {known}.",
+            fix="Upgrade hostwright; the file was left as it is.",
+            code="store_newer",
+        )
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -97,16 +117,18 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def _refused(path: Path, error: sqlite3.DatabaseError) -> HostError:
-    if isinstance(error, sqlite3.OperationalError):
+    # The low byte is the primary code. Python's own errors (a closed connection) carry none.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return HostError(
-            f"The database {path} cannot be used: {error}.",
-            fix="Check free disk space, the file's permissions and whether another program "
-            "holds a lock on it, then try again.",
-            code="store_unavailable",
+            f"The database {path} is damaged: {error}.",
+            fix=f"It was left untouched. Move it away (mv {path} {path}.damaged) to start a new "
+            "one, or restore a backup.",
+            code="store_corrupt",
         )
     return HostError(
-        f"The database {path} is damaged: {error}.",
-        fix=f"It was left untouched. Move it away (mv {path} {path}.damaged) to start a new one, "
-        "or restore a backup.",
-        code="store_corrupt",
+        f"The database {path} cannot be used: {error}.",
+        fix="Check free disk space, the file's permissions and whether another program "
+        "holds a lock on it, then try again.",
+        code="store_unavailable",
     )
