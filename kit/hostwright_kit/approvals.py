@@ -7,8 +7,9 @@ State machine of a row (each step one atomic UPDATE that names the state it leav
        └───(time)─▶ expired
 
 `digest` covers caller, server, tool, canonical arguments and working folder. Every grant and
-denial is in the ledger before it takes effect, so a crash between the two leaves a grant that was
-announced and never worked, not one that worked and was never announced.
+denial is in the ledger before it takes effect (the transaction that makes it is held open for that
+long), so a crash between the two leaves a grant that was announced and never worked, not one that
+worked and was never announced.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +28,7 @@ from hostwright_kit.canonical import canonical
 from hostwright_kit.clock import utc_in, utc_now
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Entry, Ledger
-from hostwright_kit.store import open_store
+from hostwright_kit.store import naming_the_cause, open_store, transaction
 
 State = Literal["pending", "granted", "denied", "consumed", "expired"]
 Via = Literal["terminal", "client"]
@@ -89,59 +91,57 @@ class Approvals:
     """The approvals of one installation. Blocking, thread-safe, shared between processes."""
 
     def __init__(self, path: Path, ledger: Ledger, *, lifetime_seconds: float) -> None:
+        self._path = path
         self._db = open_store(path, MIGRATIONS)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._ledger = ledger
         self._lifetime = lifetime_seconds
 
     def request(self, wanted: Request) -> Approval:
         """The open question for this digest: the one that waits already, or a new one."""
-        self._expire()
-        if found := self._one("digest = ? AND state = 'pending'", wanted.digest):
-            return found
-        waiting = self._count("caller = ? AND state = 'pending'", wanted.caller)
-        if waiting >= MAX_PENDING_PER_CALLER:
-            raise HostError(
-                f"{waiting} requests of {wanted.caller} already wait for the owner.",
-                fix="Let the owner decide those first (hostwright pending).",
-                code="too_many_pending",
+        with self._writing():
+            self._expire()
+            if found := self._rows("digest = ? AND state = 'pending'", wanted.digest):
+                return found[0]
+            waiting = len(self._rows("caller = ? AND state = 'pending'", wanted.caller))
+            if waiting >= MAX_PENDING_PER_CALLER:
+                raise HostError(
+                    f"{waiting} requests of {wanted.caller} already wait for the owner.",
+                    fix="Let the owner decide those first (hostwright pending).",
+                    code="too_many_pending",
+                )
+            asked = Approval(
+                id="".join(secrets.choice(ID_ALPHABET) for _ in range(8)),
+                digest=wanted.digest,
+                caller=wanted.caller,
+                server=wanted.server,
+                tool=wanted.tool,
+                arguments=canonical(wanted.arguments).decode(),
+                reason=wanted.reason,
+                state="pending",
+                created=utc_now(),
+                expires=utc_in(self._lifetime),
             )
-        approval_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(8))
-        # OR IGNORE: another process may have asked the same in this moment.
-        inserted = self._update(
-            "INSERT OR IGNORE INTO approvals VALUES (?,?,?,?,?,?,?,'pending',?,?,NULL,NULL)",
-            approval_id,
-            wanted.digest,
-            wanted.caller,
-            wanted.server,
-            wanted.tool,
-            canonical(wanted.arguments).decode(),
-            wanted.reason,
-            utc_now(),
-            utc_in(self._lifetime),
-        )
-        found = self._one("digest = ? AND state = 'pending'", wanted.digest)
-        if found is None:
-            raise HostError(
-                "The request was decided while it was being made.",
-                fix="Make the same call again.",
-                code="approval_raced",
+            self._record("approval.requested", asked)
+            columns = asked.model_dump()
+            names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+            self._db.execute(
+                f"INSERT INTO approvals ({names}) VALUES ({marks})",  # noqa: S608 - our own names
+                tuple(columns.values()),
             )
-        if inserted:
-            self._record("approval.requested", found)
-        return found
+        return asked
 
     def consume(self, digest: str) -> Approval | None:
         """Use up a grant for this digest. At most one caller ever gets it."""
-        self._expire()
-        with self._lock:
-            row = self._db.execute(
+        with self._writing():
+            self._expire()
+            # fetchall, because a statement that was not run to its end has not been committed.
+            rows = self._db.execute(
                 "UPDATE approvals SET state = 'consumed' WHERE id = (SELECT id FROM approvals "
-                "WHERE digest = ? AND state = 'granted' AND expires > ? LIMIT 1) "
-                "AND state = 'granted' RETURNING *",
-                (digest, utc_now()),
-            ).fetchone()
-        return _approval(row) if row else None
+                "WHERE digest = ? AND state = 'granted' LIMIT 1) RETURNING *",
+                (digest,),
+            ).fetchall()
+        return _approval(rows[0]) if rows else None
 
     def grant(self, approval_id: str, *, via: Via, by: str) -> Approval:
         """Let the call happen once. The grant lasts as long again as the question did."""
@@ -153,24 +153,14 @@ class Approvals:
 
     def get(self, approval_id: str) -> Approval:
         """One approval by its id."""
-        self._expire()
-        found = self._one("id = ?", approval_id.strip().upper())
-        if found is None:
-            raise HostError(
-                f"There is no approval {approval_id!r}.",
-                fix="`hostwright pending` lists the ones that wait.",
-                code="not_found",
-            )
-        return found
+        with self._lock, naming_the_cause(self._path):
+            return self._get(approval_id)
 
     def pending(self) -> list[Approval]:
         """What waits for the owner, oldest first."""
-        self._expire()
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT * FROM approvals WHERE state = 'pending' ORDER BY created"
-            ).fetchall()
-        return [_approval(row) for row in rows]
+        with self._lock, naming_the_cause(self._path):
+            rows = self._rows("state = ? ORDER BY created, rowid", "pending")
+        return [approval for approval in rows if approval.state == "pending"]
 
     def close(self) -> None:
         """Close the database."""
@@ -178,32 +168,43 @@ class Approvals:
             self._db.close()
 
     def _decide(self, approval_id: str, state: State, *, via: Via, by: str) -> Approval:
-        approval = self.get(approval_id)
-        if approval.state == "pending":
+        with self._writing():
+            self._expire()
+            approval = self._get(approval_id)
+            if approval.state != "pending":
+                raise HostError(
+                    f"The approval {approval.id} is {approval.state} already.",
+                    fix="Let the agent make the call again; it gets a new request.",
+                    code="approval_closed",
+                )
             self._record(f"approval.{state}", approval, via=via, by=by)
-            if self._update(
-                "UPDATE approvals SET state = ?, decided = ?, via = ?, expires = ? "
-                "WHERE id = ? AND state = 'pending' AND expires > ?",
-                state,
-                utc_now(),
-                via,
-                utc_in(self._lifetime),
-                approval.id,
-                utc_now(),
-            ):
-                return self.get(approval.id)
-            approval = self.get(approval_id)
-        raise HostError(
-            f"The approval {approval.id} is {approval.state} already.",
-            fix="Let the agent make the call again; it gets a new request.",
-            code="approval_closed",
-        )
+            self._db.execute(
+                "UPDATE approvals SET state = ?, decided = ?, via = ?, expires = ? WHERE id = ?",
+                (state, utc_now(), via, utc_in(self._lifetime), approval.id),
+            )
+            return self._get(approval.id)
+
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        """One step of the state machine: no other thread and no other process is in between."""
+        with self._lock, naming_the_cause(self._path), transaction(self._db):
+            yield
+
+    def _get(self, approval_id: str) -> Approval:
+        found = self._rows("id = ?", approval_id.strip().upper())
+        if not found:
+            raise HostError(
+                f"There is no approval {approval_id!r}.",
+                fix="`hostwright pending` lists the ones that wait.",
+                code="not_found",
+            )
+        return found[0]
 
     def _expire(self) -> None:
-        self._update(
+        self._db.execute(
             "UPDATE approvals SET state = 'expired' "
             "WHERE state IN ('pending', 'granted') AND expires <= ?",
-            utc_now(),
+            (utc_now(),),
         )
 
     def _record(self, kind: str, approval: Approval, **detail: str) -> None:
@@ -222,25 +223,17 @@ class Approvals:
             )
         )
 
-    def _one(self, where: str, value: str) -> Approval | None:
-        with self._lock:
-            row = self._db.execute(
-                f"SELECT * FROM approvals WHERE {where}",  # noqa: S608 - our own constants
-                (value,),
-            ).fetchone()
-        return _approval(row) if row else None
-
-    def _count(self, where: str, value: str) -> int:
-        with self._lock:
-            return self._db.execute(
-                f"SELECT count(*) FROM approvals WHERE {where}",  # noqa: S608 - our own constants
-                (value,),
-            ).fetchone()[0]
-
-    def _update(self, sql: str, *values: str) -> int:
-        with self._lock:
-            return self._db.execute(sql, values).rowcount
+    def _rows(self, where: str, value: str) -> list[Approval]:
+        rows = self._db.execute(
+            f"SELECT * FROM approvals WHERE {where}",  # noqa: S608 - our own constants
+            (value,),
+        ).fetchall()
+        return [_approval(row) for row in rows]
 
 
 def _approval(row: sqlite3.Row) -> Approval:
-    return Approval.model_validate(dict(row))
+    """The row as it is now: time runs out whether or not somebody has written that down."""
+    approval = Approval.model_validate(dict(row))
+    if approval.state in ("pending", "granted") and approval.expires <= utc_now():
+        return approval.model_copy(update={"state": "expired"})
+    return approval

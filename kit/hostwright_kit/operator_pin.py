@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Generator
@@ -55,39 +56,46 @@ class OperatorPin:
                 fix=f"Choose at least {MIN_PIN_CHARS}.",
                 code="pin_too_short",
             )
-        if self.is_set():
-            self.verify(current or "")
         with self._locked():
+            # Under one lock: two first PINs at once must not both be taken for the first.
+            if self.is_set():
+                self._check(current or "")
             self._write(_Record(hash=self._hasher.hash(pin)))
 
     def verify(self, pin: str) -> None:
         """Return when the PIN is right; raise otherwise."""
         with self._locked():
-            record = self._read()
-            wait = record.wait_until - time.time()
-            if wait > 0:
-                raise HostError(
-                    f"Too many wrong PINs; the next try is possible in {wait:.0f} s.",
-                    fix="Wait, then try again.",
-                    code="pin_locked",
-                )
-            self._write(_after_failure(record))
-            try:
-                self._hasher.verify(record.hash, pin)
-            except VerifyMismatchError:
-                left = max(0, FREE_TRIES - record.failures - 1)
-                raise HostError(
-                    f"The PIN is wrong; {left} tries are left before a wait.",
-                    fix="Try again.",
-                    code="pin_wrong",
-                ) from None
-            except (InvalidHashError, VerificationError) as error:
-                raise _damaged(self._file) from error
-            self._write(_Record(hash=record.hash))
+            self._check(pin)
+
+    def _check(self, pin: str) -> None:
+        record = self._read()
+        wait = math.ceil(record.wait_until - time.time())
+        if wait > 0:
+            raise HostError(
+                f"Too many wrong PINs; the next try is possible in {wait} s.",
+                fix="Wait, then try again.",
+                code="pin_locked",
+            )
+        self._write(_after_failure(record))
+        try:
+            self._hasher.verify(record.hash, pin)
+        except VerifyMismatchError:
+            left = max(0, FREE_TRIES - record.failures - 1)
+            raise HostError(
+                f"The PIN is wrong; {left} tries are left before a wait.",
+                fix="Try again.",
+                code="pin_wrong",
+            ) from None
+        except (InvalidHashError, VerificationError) as error:
+            raise _damaged(self._file) from error
+        self._write(_Record(hash=record.hash))
 
     @contextmanager
     def _locked(self) -> Generator[None]:
-        handle = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            handle = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unwritable(self._lock_file, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -107,7 +115,11 @@ class OperatorPin:
             raise _damaged(self._file) from error
 
     def _write(self, record: _Record) -> None:
-        write_private(self._file, json.dumps(record.model_dump()).encode())
+        try:
+            write_private(self._file, json.dumps(record.model_dump()).encode())
+        except OSError as error:
+            # A try that cannot be counted is not allowed.
+            raise _unwritable(self._file, error) from error
 
 
 def _after_failure(record: _Record) -> _Record:
@@ -117,6 +129,14 @@ def _after_failure(record: _Record) -> _Record:
         wait = min(FIRST_WAIT_SECONDS * 2 ** min(failures - FREE_TRIES, 10), LONGEST_WAIT_SECONDS)
     return _Record(
         hash=record.hash, failures=failures, wait_until=time.time() + wait if wait else 0
+    )
+
+
+def _unwritable(file: Path, error: OSError) -> HostError:
+    return HostError(
+        f"The PIN cannot be used, because {file} cannot be written: {error.strerror}.",
+        fix="Free disk space or mend the permissions of the state folder, then try again.",
+        code="pin_unavailable",
     )
 
 

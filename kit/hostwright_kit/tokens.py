@@ -10,13 +10,15 @@ import hashlib
 import re
 import secrets
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from hostwright_kit.clock import utc_now
 from hostwright_kit.errors import HostError
-from hostwright_kit.store import open_store
+from hostwright_kit.store import naming_the_cause, open_store
 
 PREFIX = "hw_"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -43,6 +45,7 @@ class Tokens:
     """The tokens of one installation. Blocking, thread-safe."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._db = open_store(path, MIGRATIONS)
         self._lock = threading.Lock()
 
@@ -56,7 +59,7 @@ class Tokens:
             )
         secret = PREFIX + secrets.token_urlsafe(32)
         verb = "INSERT OR REPLACE" if replace else "INSERT OR IGNORE"
-        with self._lock:
+        with self._using():
             made = self._db.execute(
                 f"{verb} INTO tokens VALUES (?, ?, ?)",
                 (name, _sha256(secret), utc_now()),
@@ -71,7 +74,7 @@ class Tokens:
 
     def verify(self, secret: str) -> str | None:
         """The name of the client that this token was made for."""
-        with self._lock:
+        with self._using():
             row = self._db.execute(
                 "SELECT name FROM tokens WHERE sha256 = ?", (_sha256(secret),)
             ).fetchone()
@@ -79,7 +82,7 @@ class Tokens:
 
     def revoke(self, name: str) -> None:
         """Make a token worthless at once."""
-        with self._lock:
+        with self._using():
             if not self._db.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount:
                 raise HostError(
                     f"There is no token named {name!r}.",
@@ -89,7 +92,7 @@ class Tokens:
 
     def list(self) -> list[TokenInfo]:
         """All tokens, by name."""
-        with self._lock:
+        with self._using():
             rows = self._db.execute("SELECT name, created FROM tokens ORDER BY name").fetchall()
         return [TokenInfo.model_validate(dict(row)) for row in rows]
 
@@ -97,6 +100,11 @@ class Tokens:
         """Close the database."""
         with self._lock:
             self._db.close()
+
+    @contextmanager
+    def _using(self) -> Generator[None]:
+        with self._lock, naming_the_cause(self._path):
+            yield
 
 
 def _sha256(secret: str) -> str:
