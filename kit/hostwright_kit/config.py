@@ -180,10 +180,12 @@ def read_settings(
     layers: list[Layer] = []
     problems: list[Problem] = []
     user_file = paths.config_dir / "config.toml"
+    seen: set[Path] = set()
     for file, required in ((SYSTEM_FILE, False), (user_file, False), (named, True)):
-        if file is None or any(layer.source == str(file) for layer in layers):
+        if file is None or file in seen:
             continue
-        if required or file.exists():
+        seen.add(file)
+        if required or _is_there(file):
             _read_file(file, layers, problems)
     if from_env := _from_env(env):
         layers.append(Layer(source="environment", values=from_env, kind="environment"))
@@ -226,6 +228,18 @@ def find_line(text: str, place: Sequence[int | str]) -> int | None:
         if found == wanted[: len(found)] and len(found) > best_depth:
             best, best_depth = number, len(found)
     return best
+
+
+def _is_there(file: Path) -> bool:
+    """Whether there is such a file for this user.
+
+    When root runs an installation of its own, `/etc/hostwright` is root's private folder, and to
+    everybody else there is no system-wide file.
+    """
+    try:
+        return file.exists()
+    except PermissionError:
+        return False
 
 
 def _read_file(file: Path, layers: list[Layer], problems: list[Problem]) -> None:
