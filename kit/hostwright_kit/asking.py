@@ -60,7 +60,7 @@ def input_required(approval: Approval) -> mcp.InputRequiredResult:
 
 def question(approval: Approval) -> str:
     """What the owner reads."""
-    shown = approval.arguments
+    shown = "".join(_visible(char) for char in approval.arguments)
     if len(shown) > MAX_SHOWN_CHARS:
         half = MAX_SHOWN_CHARS // 2
         shown = (
@@ -71,6 +71,11 @@ def question(approval: Approval) -> str:
         f"{approval.caller} wants to run {approval.server}.{approval.tool} with {shown}\n"
         f"Request {approval.id}, asked because of {approval.reason}."
     )
+
+
+def _visible(char: str) -> str:
+    """Text that turns the reading direction or hides itself must not dress up the question."""
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def _modern_answer(ctx: Context, approval: Approval) -> Answer:

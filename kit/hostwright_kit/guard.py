@@ -9,8 +9,10 @@ success is reported only when its outcome is.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from contextvars import ContextVar
 from enum import Enum, auto
 from pathlib import Path
@@ -23,10 +25,11 @@ from hostwright_kit.caller import Caller
 from hostwright_kit.canonical import digest
 from hostwright_kit.config import KitConfig
 from hostwright_kit.errors import HostError
-from hostwright_kit.ledger import Entry, Ledger
+from hostwright_kit.ledger import Entry, Ledger, Receipt
 from hostwright_kit.policy import Effect, Judgement, Subject, judge
-from hostwright_kit.redact import redact, redact_text
+from hostwright_kit.redact import redact, secret_values, without
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 ASKED_TEXT_CHARS = 100_000
@@ -60,6 +63,11 @@ class Call(BaseModel, frozen=True):
     def shown_arguments(self) -> dict[str, Any]:
         """The arguments as the ledger keeps them."""
         return redact(self.arguments, secret_names=self.secret_names)
+
+    @property
+    def secret_values(self) -> frozenset[str]:
+        """The secrets among the arguments, which no error and no log may repeat."""
+        return secret_values(self.arguments, secret_names=self.secret_names)
 
     @property
     def asked_arguments(self) -> dict[str, Any]:
@@ -240,7 +248,37 @@ class Guard:
         act: Callable[[], Awaitable[Result]],
         failed: Callable[[Result], str | None],
     ) -> Result:
-        intent = await self.ledger.append_async(
+        intent = await self._intent(call, judgement, approval)
+        scope = CallScope()
+        token = _scope.set(scope)
+        started = time.perf_counter()
+
+        def outcome(kind: str, error: str | None = None) -> Entry:
+            undo = redact(scope.undo) if kind == "ok" else None
+            elapsed = _elapsed(started)
+            return _outcome(call, intent, kind, error=error, undo=undo, duration_ms=elapsed)
+
+        try:
+            result = await act()
+        except asyncio.CancelledError:
+            try:
+                # Queued before it is waited for, so that a second cancellation cannot lose it.
+                await self.ledger.append_async(outcome("cancelled"))
+            except HostError:
+                logger.exception("the cancellation of %s was not recorded", call.tool)
+            raise
+        except Exception as failure:
+            await self._settle(call, outcome("error", str(failure)), "was begun and failed")
+            raise
+        finally:
+            _scope.reset(token)
+        error = failed(result)
+        await self._settle(call, outcome("error" if error else "ok", error), "was carried out")
+        return result
+
+    async def _intent(self, call: Call, judgement: Judgement, approval: Approval | None) -> Receipt:
+        """Put on disk what is about to be done."""
+        submitted = self.ledger.submit(
             _entry(
                 call,
                 "call.intent",
@@ -253,49 +291,40 @@ class Guard:
                 approved_via=approval.via if approval else None,
             )
         )
-        scope = CallScope()
-        token = _scope.set(scope)
-        started = time.perf_counter()
 
-        async def record(outcome: str, error: str | None = None) -> None:
-            # Shielded: a cancelled call still gets its outcome written.
-            entry = _entry(
-                call,
-                "call.outcome",
-                outcome,
-                intent_id=intent.id,
-                error=error,
-                undo=redact(scope.undo) if outcome == "ok" else None,
-                duration_ms=_elapsed(started),
-            )
-            await asyncio.shield(self.ledger.append_async(entry))
+        def never_begun(done: Future[Receipt]) -> None:
+            if done.exception() is None:
+                self.ledger.note(_outcome(call, done.result(), "cancelled", begun=False))
 
         try:
-            result = await act()
+            return await asyncio.wrap_future(submitted)
         except asyncio.CancelledError:
-            await record("cancelled")
+            # The intent will be on disk all the same; without this it would look cut off.
+            submitted.add_done_callback(never_begun)
             raise
-        except Exception as failure:
-            await record("error", str(failure))
-            raise
-        finally:
-            _scope.reset(token)
-        error = failed(result)
+
+    async def _settle(self, call: Call, entry: Entry, what: str) -> None:
+        """Put the outcome on disk; the caller must know when that was not possible."""
         try:
-            await record("error" if error else "ok", error)
+            await self.ledger.append_async(entry)
         except HostError as unrecorded:
             raise HostError(
-                f"{call.server}.{call.tool} was carried out, but its outcome could not be "
-                f"recorded: {unrecorded.message}",
+                f"{call.server}.{call.tool} {what}, but its outcome could not be recorded: "
+                f"{unrecorded.message}",
                 fix=f"Do not repeat the call before checking what it did. {unrecorded.fix}",
                 code="outcome_unrecorded",
             ) from unrecorded
-        return result
 
     async def _denied(self, call: Call, reason: str) -> None:
         await self.ledger.append_async(
             _entry(call, "call.denied", "denied", arguments=call.shown_arguments, denied_by=reason)
         )
+
+
+def _outcome(
+    call: Call, intent: Receipt, outcome: str, *, error: str | None = None, **detail: Any
+) -> Entry:
+    return _entry(call, "call.outcome", outcome, intent_id=intent.id, error=error, **detail)
 
 
 def _entry(
@@ -309,7 +338,7 @@ def _entry(
 ) -> Entry:
     kept = {key: value for key, value in detail.items() if value is not None}
     if error is not None:
-        kept["error"] = redact(redact_text(error))
+        kept["error"] = redact(without(error, call.secret_values))
     return Entry(
         type=kind,
         caller=call.caller.name,

@@ -32,8 +32,8 @@ def identify(ctx: Context, runtime: Runtime) -> Caller:
         return _from_gateway(actor, runtime)
     params = ctx.session.client_params
     return Caller(
-        client=params.client_info.name[:200] if params else "unknown",
-        version=params.client_info.version[:100] if params else "",
+        client=_plain(params.client_info.name, 200) if params else "unknown",
+        version=_plain(params.client_info.version, 100) if params else "",
         uid=os.getuid() if runtime.transport in ("stdio", "socket") else None,
         transport=runtime.transport,
         token=_token(runtime),
@@ -67,6 +67,11 @@ def _from_gateway(actor: Any, runtime: Runtime) -> Caller:
             code="identity_unreadable",
         ) from error
     return caller.model_copy(update={"via_gateway": True})
+
+
+def _plain(text: str, limit: int) -> str:
+    """A stranger's word about itself, fit for the owner's prompt: no line breaks, no controls."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text[:limit])
 
 
 def _token(runtime: Runtime) -> str | None:

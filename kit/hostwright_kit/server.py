@@ -27,18 +27,20 @@ from typing import Any, ParamSpec, TypeVar, cast
 import mcp_types as mcp
 from fastmcp import FastMCP
 from fastmcp.exceptions import FastMCPError, NotFoundError, ToolError
+from fastmcp.server.context import Context
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools.base import InputRequiredToolResult, ToolResult
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from hostwright_kit.asking import ask_client, input_required
+from hostwright_kit.caller import Caller
 from hostwright_kit.check import Finding
 from hostwright_kit.errors import HostError
 from hostwright_kit.guard import ApprovalNeededError, Asked, Call
 from hostwright_kit.identity import identify
 from hostwright_kit.policy import Effect
-from hostwright_kit.redact import is_secret_name, redact_text
+from hostwright_kit.redact import hiding, is_secret_name, redact_text, secret_values, without
 from hostwright_kit.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -165,12 +167,26 @@ class GuardMiddleware(Middleware):
         ctx = context.fastmcp_context
         if ctx is None:
             raise ToolError("A call without a request context cannot be identified.")
-        runtime = self._app.runtime
         arguments = dict(context.message.arguments or {})
+        traits = self._app.traits.get(context.message.name, ToolTraits())
+        secrets = secret_values(arguments, secret_names=traits.secret_names)
+        with hiding(secrets):
+            return await self._guarded(context, call_next, ctx, arguments, traits, secrets)
+
+    async def _guarded(
+        self,
+        context: MiddlewareContext[mcp.CallToolRequestParams],
+        call_next: CallNext[mcp.CallToolRequestParams, ToolResult],
+        ctx: Context,
+        arguments: dict[str, Any],
+        traits: ToolTraits,
+        secrets: frozenset[str],
+    ) -> ToolResult:
+        runtime = self._app.runtime
         try:
             caller = identify(ctx, runtime)
-            await self._validate(context.message.name, arguments)
-            call = self._call(caller, context.message.name, arguments)
+            await self._validate(context.message.name, arguments, traits)
+            call = self._call(caller, context.message.name, arguments, traits)
 
             async def act() -> ToolResult:
                 return _bounded(await call_next(context))
@@ -181,17 +197,22 @@ class GuardMiddleware(Middleware):
         except Asked as asked:
             return InputRequiredToolResult(input_required(asked.approval))
         except HostFailureError as failure:
-            return _error_result(failure.error)
+            return _error_result(failure.error, secrets)
         except HostError as error:
-            return _error_result(error)
+            return _error_result(error, secrets)
         except (NotFoundError, FastMCPError):
             raise
         except Exception as error:
             logger.exception("%s failed unexpectedly", context.message.name)
-            raise ToolError(redact_text(f"{type(error).__name__}: {error}")) from error
+            # What the exception says is for the log: it was not written to be shown.
+            raise ToolError(
+                f"{context.message.name} failed unexpectedly ({type(error).__name__}). "
+                "Fix: the owner finds the cause in this server's log."
+            ) from error
 
-    def _call(self, caller: Any, tool: str, arguments: Mapping[str, Any]) -> Call:
-        traits = self._app.traits.get(tool, ToolTraits())
+    def _call(
+        self, caller: Caller, tool: str, arguments: Mapping[str, Any], traits: ToolTraits
+    ) -> Call:
         dry_run = traits.read_when is not None and arguments.get(traits.read_when) is True
         return Call(
             caller=caller,
@@ -203,7 +224,7 @@ class GuardMiddleware(Middleware):
             secret_names=traits.secret_names,
         )
 
-    async def _validate(self, name: str, arguments: Mapping[str, Any]) -> None:
+    async def _validate(self, name: str, arguments: Mapping[str, Any], traits: ToolTraits) -> None:
         """Refuse bad arguments before the owner is asked and before anything is recorded."""
         tool = await self._app.get_tool(name)
         if tool is None:
@@ -212,7 +233,10 @@ class GuardMiddleware(Middleware):
             Draft202012Validator(tool.parameters).iter_errors(arguments), key=lambda f: f.json_path
         )
         if faults:
-            lines = [_describe_fault(fault) for fault in faults[:MAX_REPORTED_FAULTS]]
+            lines = [
+                _describe_fault(fault, traits.secret_names)
+                for fault in faults[:MAX_REPORTED_FAULTS]
+            ]
             raise HostError(
                 f"The arguments of {name} are not valid: " + "; ".join(lines) + ".",
                 fix="Correct them as the tool's input schema says.",
@@ -220,11 +244,12 @@ class GuardMiddleware(Middleware):
             )
 
 
-def _describe_fault(fault: Any) -> str:
-    path = ".".join(str(part) for part in fault.absolute_path)
-    if any(is_secret_name(part) for part in path.split(".") if part):
+def _describe_fault(fault: Any, secret_names: frozenset[str]) -> str:
+    names = [str(part) for part in fault.absolute_path]
+    path = ".".join(names)
+    if any(name in secret_names or is_secret_name(name) for name in names):
         return f"{path}: is not valid"
-    message = redact_text(str(fault.message))
+    message = redact_text(str(fault.message)[:2000])
     if len(message) > 300:
         message = f"{message[:300]}…"
     return f"{path}: {message}" if path else message
@@ -275,12 +300,13 @@ def _failure(result: ToolResult) -> str | None:
     return " ".join(getattr(block, "text", "") for block in result.content)[:2000] or "failed"
 
 
-def _error_result(error: HostError) -> ToolResult:
-    detail = {"code": error.code, "message": redact_text(error.message), "fix": error.fix}
+def _error_result(error: HostError, secrets: frozenset[str]) -> ToolResult:
+    message, fix = without(error.message, secrets), without(error.fix, secrets)
+    detail = {"code": error.code, "message": message, "fix": fix}
     if isinstance(error, ApprovalNeededError):
         detail["approval_id"] = error.approval.id
     return ToolResult(
-        content=[mcp.TextContent(type="text", text=redact_text(str(error)))],
+        content=[mcp.TextContent(type="text", text=f"{message} Fix: {fix}" if fix else message)],
         is_error=True,
         meta={ERROR_META: detail},
     )
