@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hostwright_kit.config import ConfigError
 from hostwright_kit.errors import HostError
@@ -47,7 +48,9 @@ def print_findings(title: str, findings: list[Finding]) -> None:
     colours = {"ok": "green", "degraded": "yellow", "problem": "red"}
     for finding in findings:
         colour = colours[finding.state]
-        table.add_row(finding.what, f"[{colour}]{finding.state}[/]", finding.detail, finding.fix)
+        # Text, because a message may say [policy], and markup would swallow that.
+        state = Text(finding.state, style=colour)
+        table.add_row(Text(finding.what), state, Text(finding.detail), Text(finding.fix))
     Console().print(table)
 
 

@@ -8,6 +8,8 @@ a 0700 folder: the kernel admits only its owner.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hmac
 import ipaddress
 import os
@@ -43,7 +45,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """`HOST:PORT` or `PORT` (then loopback); IPv6 in brackets."""
     host, _, port = text.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
-    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise HostError(
             f"{text!r} is not HOST:PORT.", fix="For example 127.0.0.1:8080.", code="bad_address"
         )
@@ -124,6 +126,7 @@ def make_server(app: ASGIApp) -> QuietServer:
         uvicorn.Config(
             app,
             lifespan="on",
+            log_config=None,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
@@ -142,11 +145,14 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         listener.listen(512)
     except OSError as error:
         listener.close()
+        taken = error.errno == errno.EADDRINUSE
         raise HostError(
             f"Cannot listen on {host}:{port}: {error.strerror}.",
             fix=f"See who holds it (ss -ltnp 'sport = :{port}'), end that program, or choose "
-            "another port.",
-            code="port_in_use",
+            "another port."
+            if taken
+            else "Choose an address of this machine and a port that this user may open.",
+            code="port_in_use" if taken else "address_unusable",
         ) from error
     return listener
 
@@ -163,11 +169,14 @@ async def unix_listener(path: Path) -> AsyncGenerator[socket.socket]:
 
 
 def _bind_unix(path: Path) -> tuple[socket.socket, int]:
-    _clear_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old_mask = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        with _starting_in(path.parent):
+            _clear_stale(path)
+            listener.bind(str(path))
+            listener.listen(512)
+            return listener, path.stat().st_ino
     except OSError as error:
         listener.close()
         raise HostError(
@@ -175,10 +184,22 @@ def _bind_unix(path: Path) -> tuple[socket.socket, int]:
             fix="Use a path of at most 107 characters in a folder of this user.",
             code="socket_unusable",
         ) from error
+    except HostError:
+        listener.close()
+        raise
     finally:
         os.umask(old_mask)
-    listener.listen(512)
-    return listener, path.stat().st_ino
+
+
+@contextmanager
+def _starting_in(folder: Path) -> Generator[None]:
+    """One server at a time: between bind and listen a socket looks as if its owner were dead."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _unlink_if(path: Path, inode: int) -> None:
@@ -195,11 +216,15 @@ def _clear_stale(path: Path) -> None:
         return
     if stat.S_ISSOCK(mode):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # A live server with a full backlog must not hold up this one for ever.
+            probe.settimeout(2)
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:
                 path.unlink()
                 return
+            except TimeoutError:
+                pass
     raise HostError(
         f"{path} is in use.",
         fix="Another server listens there (or it is no socket): end it or choose another path.",

@@ -36,6 +36,7 @@ from hostwright_kit.http import (
     parse_address,
     unix_listener,
 )
+from hostwright_kit.redact import RedactingFormatter
 from hostwright_kit.runtime import TOKENS_FILE, Runtime, open_runtime
 from hostwright_kit.server import HostServer
 from hostwright_kit.stdio import stdio_wire
@@ -53,10 +54,9 @@ Build = Callable[[Runtime], HostServer]
 
 def serve(name: str, build: Build, *, version: str, argv: list[str] | None = None) -> None:
     """Run a server as this process's program; does not return."""
+    _open_missing_streams()
     options = _parser(name, version).parse_args(argv)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    _log_to_stderr()
     try:
         if options.check:
             code = run_check(name, build, config_file=options.config, as_json=options.json)
@@ -82,6 +82,36 @@ def main() -> None:
     point = next(iter(found))
     version = point.dist.version if point.dist else "0"
     serve(name, point.load(), version=version, argv=sys.argv[2:])
+
+
+def _open_missing_streams() -> None:
+    """Put /dev/null where the parent closed a standard stream.
+
+    The next file that is opened gets the lowest free number; without this a database or a socket
+    of ours would become fd 0 or 1 and be read from, or written to, as if it were the client.
+    """
+    for number, mode in enumerate(("r", "w", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            os.dup2(opened, number)
+            if opened != number:
+                os.close(opened)
+            os.set_inheritable(number, True)
+            stream = os.fdopen(number, mode, closefd=False)
+            setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
+
+
+def _log_to_stderr() -> None:
+    """One way to stderr for every library, and no secret on it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    fastmcp = logging.getLogger("fastmcp")
+    fastmcp.handlers.clear()
+    fastmcp.propagate = True
+    fastmcp.setLevel(logging.WARNING)
 
 
 def _parser(name: str, version: str) -> argparse.ArgumentParser:
@@ -142,10 +172,14 @@ class Ending:
         """Start the clock, once."""
         if not self._begun:
             self._begun = True
-            asyncio.get_running_loop().call_later(LAST_SECONDS, self._cut)
+            # A thread, because what does not end may be sitting in the event loop itself.
+            timer = threading.Timer(LAST_SECONDS, self._cut)
+            timer.daemon = True
+            timer.start()
 
     def _cut(self) -> None:
         logger.warning("%s did not end in time and was cut off", self._runtime.server)
+        sys.stderr.flush()
         self._runtime.ledger.close(timeout_seconds=0.5)
         os._exit(0)
 
@@ -175,10 +209,11 @@ async def _until_told(work: Coroutine[Any, Any, None], ending: Ending) -> None:
 async def _serve_stdio(app: HostServer, ending: Ending) -> None:
     token = set_transport("stdio")
     try:
-        async with app._lifespan_manager(), stdio_wire() as wire, wire.streams() as (read, write):
+        async with app._lifespan_manager(), stdio_wire() as wire:
             wire.on_end = ending.begin
-            server = app._mcp_server
-            await server.run(read, write, server.create_initialization_options())
+            async with wire.streams() as (read, write):
+                server = app._mcp_server
+                await server.run(read, write, server.create_initialization_options())
     finally:
         reset_transport(token)
 

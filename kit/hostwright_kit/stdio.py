@@ -188,6 +188,8 @@ async def _connect(fd_in: int, fd_out: int, reader: asyncio.StreamReader) -> asy
     transport, protocol = await loop.connect_write_pipe(
         lambda: asyncio.streams.FlowControlMixin(loop=loop), sink
     )
+    # drain() then waits until the last byte has left: an answer must not die with the process.
+    transport.set_write_buffer_limits(high=0)
     return asyncio.StreamWriter(transport, protocol, None, loop)
 
 
