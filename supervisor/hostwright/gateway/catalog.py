@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
-from hostwright.gateway.link import Link
+from hostwright.gateway.link import Asks
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Catalog:
         self._offers: dict[str, Offer] = {}
 
     async def refresh(
-        self, link: Link, capabilities: Mapping[str, Any], kinds: Iterable[Kind] = METHODS
+        self, link: Asks, capabilities: Mapping[str, Any], kinds: Iterable[Kind] = METHODS
     ) -> bool:
         """Fetch the lists of one server; True when anything changed."""
         offer = self._offers.setdefault(link.server, Offer())
@@ -107,7 +107,7 @@ class Catalog:
         return next((item for item in self.listing(kind, servers) if item.shown == shown), None)
 
 
-async def _fetch(link: Link, kind: Kind) -> list[dict[str, Any]]:
+async def _fetch(link: Asks, kind: Kind) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     cursor: str | None = None
     for _ in range(MAX_PAGES):

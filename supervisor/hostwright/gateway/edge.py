@@ -16,21 +16,27 @@ from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
 import mcp_types as mcp
-from hostwright_kit.asking import ANSWER_TIMEOUT_SECONDS
-from hostwright_kit.caller import Caller, Transport
-from hostwright_kit.errors import HostError
-from hostwright_kit.identity import TOKEN_SCOPE
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
-from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.server.subscriptions import (
+    InMemorySubscriptionBus,
+    ListenHandler,
+    PromptsListChanged,
+    ResourcesListChanged,
+    ToolsListChanged,
+)
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
 from hostwright import __version__
 from hostwright.gateway.catalog import Catalog, Kind, Owned
-from hostwright.gateway.link import Asker, Link, LinkLostError
+from hostwright.gateway.link import Asker, Asks, LinkLostError
 from hostwright.gateway.metrics import CALLS
+from hostwright_kit.asking import ANSWER_TIMEOUT_SECONDS
+from hostwright_kit.caller import Caller, Transport
+from hostwright_kit.errors import HostError
+from hostwright_kit.identity import TOKEN_SCOPE
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +71,7 @@ class Backends(Protocol):
         """The servers that are offered now."""
         ...
 
-    async def link(self, server: str) -> Link:
+    async def link(self, server: str) -> Asks:
         """The open link of a server; waits, bounded, while the server starts."""
         ...
 
@@ -77,6 +83,7 @@ class Edge:
         self._backends = backends
         self._select = select
         self.bus = InMemorySubscriptionBus()
+        self._telling: set[asyncio.Future[None]] = set()
         self.server: Server[Any] = Server(
             name,
             version=__version__,
@@ -91,6 +98,13 @@ class Edge:
             on_get_prompt=self._get_prompt,  # type: ignore[arg-type]
             on_subscriptions_listen=ListenHandler(self.bus),
         )
+
+    def announce(self) -> None:
+        """Tell clients that listen that the offer changed."""
+        for event in (ToolsListChanged(), ResourcesListChanged(), PromptsListChanged()):
+            task = asyncio.ensure_future(self.bus.publish(event))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     async def _list_tools(self, ctx: Ctx, params: Any) -> Raw:
         return self._list("tools", params)

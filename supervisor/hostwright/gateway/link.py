@@ -15,12 +15,10 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, cast
 
-from hostwright_kit.caller import Caller
-from hostwright_kit.errors import HostError
-from hostwright_kit.identity import ACTOR_META, actor_meta
+from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
@@ -33,11 +31,14 @@ from mcp_types import (
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
 from hostwright import __version__
+from hostwright_kit.caller import Caller
+from hostwright_kit.errors import HostError
+from hostwright_kit.identity import ACTOR_META, actor_meta
 
 logger = logging.getLogger(__name__)
 
 Era = Literal["auto", "modern", "legacy"]
-Progress = Callable[[float, float | None, str | None], Awaitable[None]]
+Progress = ProgressFnT
 Notified = Callable[[str], None]
 
 # A server of the handshake era may ignore what it does not know instead of refusing it.
@@ -61,6 +62,23 @@ class Asker:
     def __init__(self, caller: Caller, capabilities: Mapping[str, Any]) -> None:
         self.caller = caller
         self.capabilities = capabilities
+
+
+class Asks(Protocol):
+    """What every kind of link can do."""
+
+    server: str
+
+    async def request(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        *,
+        asker: Asker = ...,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Put a request and return the result."""
+        ...
 
 
 SUPERVISOR = Asker(Caller(client="hostwright-supervisor", version=__version__), {})

@@ -21,9 +21,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastmcp.server.http import HostOriginGuardMiddleware
-from hostwright_kit.http import BearerAuth, BodyLimit
-from hostwright_kit.stdio import MAX_LINE_BYTES, LineWire
-from hostwright_kit.tokens import Tokens
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
@@ -33,6 +30,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hostwright.gateway.edge import ORIGIN_SCOPE, Edge, Origin, origin
+from hostwright_kit.http import BearerAuth, BodyLimit
+from hostwright_kit.stdio import MAX_LINE_BYTES, LineWire
+from hostwright_kit.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,56 @@
+"""Talking to the daemon over its unix socket."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import httpx
+
+from hostwright.cli.output import NoDaemonError
+from hostwright.daemon import GATEWAY_SOCKET, DaemonStatus
+from hostwright_kit.errors import HostError
+from hostwright_kit.paths import resolve_paths
+
+# Stopping waits for processes to end; nothing the daemon does takes longer.
+TIMEOUT_SECONDS = 90.0
+
+
+class Control:
+    """The daemon of this user."""
+
+    def __init__(self) -> None:
+        self.socket = resolve_paths().runtime_dir / GATEWAY_SOCKET
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(self.socket)),
+            base_url="http://hostwright",
+            timeout=TIMEOUT_SECONDS,
+        )
+
+    def status(self) -> DaemonStatus:
+        """How everything is."""
+        return DaemonStatus.model_validate(self.get("/control/status"))
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Ask."""
+        return self._send("GET", path)
+
+    def post(self, path: str) -> dict[str, Any]:
+        """Act."""
+        return self._send("POST", path)
+
+    def _send(self, method: str, path: str) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, path)
+        except httpx.ConnectError as error:
+            raise NoDaemonError from error
+        except httpx.HTTPError as error:
+            raise HostError(
+                f"The daemon did not answer: {error}.",
+                fix="See `hostwright status`; if it hangs, `hostwright down`.",
+                code="daemon_silent",
+            ) from error
+        body = cast("dict[str, Any]", answer.json())
+        if "error" in body:
+            found = body["error"]
+            raise HostError(found["message"], fix=found["fix"], code=found["code"])
+        return body

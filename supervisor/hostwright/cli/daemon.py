@@ -1,0 +1,328 @@
+"""Commands around the daemon: up, down, status, start, stop, restart, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from hostwright.cli.control import Control
+from hostwright.cli.output import (
+    NoDaemonError,
+    done,
+    duration,
+    err,
+    make_table,
+    out,
+    print_json,
+    size,
+)
+from hostwright.daemon import Daemon, DaemonStatus
+from hostwright.keeper import logs as keeper_logs
+from hostwright.keeper.pidfile import daemon_pid
+from hostwright.keeper.status import ServerEvent, ServerStatus
+from hostwright_kit.errors import HostError
+from hostwright_kit.paths import resolve_paths
+from hostwright_kit.runtime import open_runtime
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+
+START_SECONDS = 60.0
+STOP_SECONDS = 45.0
+REFRESH_SECONDS = 1.0
+COLOURS = {"ready": "green", "broken": "red", "failing": "red", "stopped": "dim", "disabled": "dim"}
+
+
+def register(app: App) -> None:
+    """Add the commands."""
+    for command in (up, down, status, start, stop, restart, logs):
+        app.command(command)
+
+
+def up(
+    *,
+    detach: Annotated[bool, Parameter(negative="", help="Run in the background.")] = False,
+    json: Json = False,
+) -> None:
+    """Start the supervisor with every server, and show how they are."""
+    if detach:
+        _up_detached(as_json=json)
+        return
+    asyncio.run(_up_here())
+
+
+def down(*, json: Json = False) -> None:
+    """End the supervisor and every process of every server."""
+    runtime_dir = resolve_paths().runtime_dir
+    pid = daemon_pid(runtime_dir)
+    if pid is None:
+        raise NoDaemonError
+    Control().post("/control/shutdown")
+    deadline = time.monotonic() + STOP_SECONDS
+    while daemon_pid(runtime_dir) == pid:
+        if time.monotonic() > deadline:
+            raise HostError(
+                f"The daemon (pid {pid}) did not end within {STOP_SECONDS:.0f} s.",
+                fix=f"See {resolve_paths().state_dir / 'logs' / 'daemon.log'}; as a last resort "
+                f"kill -9 {pid}: the next start cleans up what it leaves.",
+                code="not_stopped",
+            )
+        time.sleep(0.05)
+    print_json({"stopped": pid}) if json else done("The supervisor and its servers have ended.")
+
+
+def status(
+    *,
+    watch: Annotated[bool, Parameter(negative="", help="Stay, and refresh every second.")] = False,
+    json: Json = False,
+) -> None:
+    """How the supervisor and its servers are. Exit code 3 when no daemon runs."""
+    control = Control()
+    if json:
+        print_json(control.get("/control/status"))
+    elif watch:
+        with Live(console=out, auto_refresh=False, screen=out.is_terminal) as live:
+            while True:
+                live.update(render(control.status()), refresh=True)
+                time.sleep(REFRESH_SECONDS)
+    else:
+        out.print(render(control.status()))
+
+
+def start(name: str, *, json: Json = False) -> None:
+    """Start one server (also a broken one) and wait for its first answer."""
+    _act(name, "start", as_json=json)
+
+
+def stop(name: str, *, json: Json = False) -> None:
+    """End one server and all of its processes; it stays stopped."""
+    _act(name, "stop", as_json=json)
+
+
+def restart(name: str, *, json: Json = False) -> None:
+    """End one server and start it anew."""
+    _act(name, "restart", as_json=json)
+
+
+def logs(
+    name: str,
+    *,
+    lines: Annotated[int, Parameter(alias="-n", help="From the end (1 to 10000).")] = 100,
+    follow: Annotated[bool, Parameter(alias="-f", negative="", help="Go on as it grows.")] = False,
+    json: Json = False,
+) -> None:
+    """What a server wrote to stderr."""
+    file = resolve_paths().state_dir / "logs" / f"{name}.log"
+    if "/" in name or not file.exists():
+        raise HostError(
+            f"There is no log of {name!r}.",
+            fix="`hostwright status` names the servers; one that never ran has no log.",
+            code="not_found",
+        )
+    found = keeper_logs.tail(file, min(max(lines, 1), 10_000))
+    if json:
+        print_json({"server": name, "lines": found})
+        return
+    for line in found:
+        out.print(line, markup=False)
+    if follow:
+        asyncio.run(_follow(keeper_logs.follow(file)))
+
+
+def render(state: DaemonStatus) -> RenderableType:
+    """The live table and what the owner should know beside it."""
+    table = make_table("server", "state", "pid", "tools", "health", "restarts", "memory", "uptime")
+    for server in state.servers:
+        colour = COLOURS.get(server.state, "yellow")
+        table.add_row(
+            server.name,
+            f"[{colour}]{server.state}[/]",
+            str(server.pid or "–"),
+            str(server.tools if server.tools is not None else "–"),
+            _health(server),
+            str(server.restarts),
+            size(server.memory_bytes),
+            duration(server.uptime_seconds),
+        )
+    parts: list[RenderableType] = [table, *(_trouble(state))]
+    token = "with a bearer token (hostwright token NAME)" if state.require_token else "no token"
+    parts.append(Text(f"\ngateway {state.url}  {token}   policy {state.profile}", style="dim"))
+    return Group(*parts)
+
+
+def connect_lines(url: str) -> str:
+    """How each client is connected."""
+    program = Path(sys.executable).with_name("hostwright")
+    return (
+        "Connect a client:\n"
+        f"  Claude Code     claude mcp add -s user hostwright -- {program} connect\n"
+        f"  opencode        {program} install opencode\n"
+        f"  OpenClaw        {program} install openclaw\n"
+        f"  Claude Desktop  {program} install claude-desktop\n"
+        f"  over HTTP       {url}  (Authorization: Bearer …, made by {program} token NAME)"
+    )
+
+
+def _health(server: ServerStatus) -> str:
+    age = duration(server.health_age_seconds)
+    if server.health == "ok":
+        return f"[green]ok[/] {age} ago, {server.latency_ms or 0:.0f} ms"
+    seen = "never" if server.health_age_seconds is None else f"last {age} ago"
+    return f"[yellow]{server.health}[/] {seen}"
+
+
+def _trouble(state: DaemonStatus) -> list[Text]:
+    found: list[Text] = []
+    for server in state.servers:
+        if server.last_error and server.state != "ready":
+            found.append(Text(f"{server.name}: {server.last_error}", style="red"))
+            found += [Text(f"  │ {line}", style="dim") for line in server.last_stderr[-5:]]
+    found += [Text(problem, style="red") for problem in state.problems]
+    if state.ledger_problem:
+        found.append(Text(f"ledger: {state.ledger_problem}", style="red"))
+    if state.pending_approvals:
+        waiting = f"{state.pending_approvals} call(s) wait for approval: hostwright pending"
+        found.append(Text(waiting, style="yellow"))
+    if not state.terminal_approval:
+        hint = "No PIN is set: nothing can be granted from the terminal (hostwright init)."
+        found.append(Text(hint, style="yellow"))
+    return found
+
+
+async def _up_here() -> None:
+    """The daemon in this process, with the live table over it."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
+    )
+    runtime = open_runtime("hostwright")
+    try:
+        interactive = out.is_terminal
+        daemon = Daemon(runtime, on_event=_nothing if interactive else _print_event)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, daemon.stop)
+        serving = asyncio.create_task(daemon.run())
+        showing = asyncio.create_task(_show(daemon, live=interactive))
+        try:
+            await serving
+        finally:
+            showing.cancel()
+            await asyncio.wait([showing])
+    finally:
+        await runtime.close()
+
+
+async def _show(daemon: Daemon, *, live: bool) -> None:
+    await daemon.ready.wait()
+    if live:
+        out.print(connect_lines(daemon.url), soft_wrap=True)
+        out.print("\nCtrl-C ends the supervisor and its servers.\n")
+        with Live(console=out, auto_refresh=False) as view:
+            while True:
+                view.update(render(await asyncio.to_thread(daemon.status)), refresh=True)
+                await asyncio.sleep(REFRESH_SECONDS)
+    # Not a terminal: one line per event, as a log wants it; the table once all have settled.
+    await daemon.settled.wait()
+    out.print(render(await asyncio.to_thread(daemon.status)))
+    out.print(connect_lines(daemon.url), soft_wrap=True)
+
+
+def _up_detached(*, as_json: bool) -> None:
+    paths = resolve_paths().ensure()
+    if (pid := daemon_pid(paths.runtime_dir)) is not None:
+        raise HostError(
+            f"A daemon runs already (pid {pid}).",
+            fix="`hostwright status` shows it, `hostwright down` ends it.",
+            code="already_running",
+        )
+    folder = paths.state_dir / "logs"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    log = folder / "daemon.log"
+    offset = log.stat().st_size if log.exists() else 0
+    with log.open("ab") as sink:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "hostwright", "up"],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+    state = _await_ready(child, log, offset)
+    if as_json:
+        print_json(state)
+    else:
+        out.print(render(state))
+        out.print(connect_lines(state.url), soft_wrap=True)
+
+
+def _await_ready(child: subprocess.Popen[bytes], log: Path, offset: int) -> DaemonStatus:
+    """Wait until every server has answered or failed once."""
+    control = Control()
+    deadline = time.monotonic() + START_SECONDS
+    state: DaemonStatus | None = None
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            text = log.read_bytes()[offset:].decode(errors="replace").strip()
+            raise HostError(
+                f"The supervisor did not start:\n{text[-4000:]}",
+                fix=f"Correct what it says above; its log is {log}.",
+                code="not_started",
+            )
+        try:
+            state = control.status()
+        except NoDaemonError:
+            time.sleep(0.05)
+            continue
+        if all(one.state not in ("stopped", "starting") for one in state.servers):
+            return state
+        time.sleep(0.05)
+    if state is not None:
+        return state
+    raise HostError(
+        f"The supervisor did not answer within {START_SECONDS:.0f} s.",
+        fix=f"Its log is {log}.",
+        code="not_started",
+    )
+
+
+def _act(name: str, action: str, *, as_json: bool) -> None:
+    result = Control().post(f"/control/servers/{name}/{action}")
+    if as_json:
+        print_json(result)
+    if not result["ok"]:
+        raise HostError(
+            str(result["message"]), fix=f"See `hostwright logs {name}`.", code=f"{action}_failed"
+        )
+    if not as_json:
+        done(str(result["message"]))
+
+
+async def _follow(lines: AsyncIterator[str]) -> None:
+    async for line in lines:
+        out.print(line, markup=False)
+
+
+def _nothing(_: ServerEvent) -> None:
+    return None
+
+
+def _print_event(event: ServerEvent) -> None:
+    reason: Any = getattr(event, "reason", None)
+    err.print(
+        escape(f"{event.at:%Y-%m-%dT%H:%M:%S} {event.type} {event.name} {reason or ''}".rstrip())
+    )

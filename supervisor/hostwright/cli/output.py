@@ -1,0 +1,101 @@
+"""What all commands share: tables and colours for people, JSON for programs, exit codes.
+
+0 done · 1 failed (the message says why and what to do) · 2 wrong usage · 3 no daemon runs ·
+4 the call waits for the owner's approval.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hostwright_kit.errors import HostError
+
+EXIT_FAILED = 1
+EXIT_NO_DAEMON = 3
+EXIT_APPROVAL_NEEDED = 4
+EXIT_CODES = {"no_daemon": EXIT_NO_DAEMON, "approval_needed": EXIT_APPROVAL_NEEDED}
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class NoDaemonError(HostError):
+    """A command that needs the daemon, and none runs."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No daemon runs here.",
+            fix="Start it with `hostwright up` (or `hostwright up --detach`).",
+            code="no_daemon",
+        )
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def print_error(error: HostError, *, as_json: bool) -> int:
+    """Say what went wrong; the exit code for it."""
+    if as_json:
+        print_json({"error": {"code": error.code, "message": error.message, "fix": error.fix}})
+    else:
+        err.print(f"[red]✗[/] {escape(error.message)}")
+        if error.fix:
+            err.print(f"  [bold]fix:[/] {escape(error.fix)}")
+    return EXIT_CODES.get(error.code, EXIT_FAILED)
+
+
+def done(message: str) -> None:
+    """One green line."""
+    out.print(f"[green]✓[/] {escape(message)}")
+
+
+def make_table(*columns: str, title: str | None = None) -> Table:
+    """A table in the house's look."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def duration(seconds: float | None) -> str:
+    """`3 s`, `5 min`, `2 h`, `4 d`."""
+    if seconds is None:
+        return "–"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size(number: int | None) -> str:
+    """`12 MB`."""
+    if number is None:
+        return "–"
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= step:
+            return (
+                f"{number / step:.1f} {unit}"
+                if number < 10 * step
+                else f"{number / step:.0f} {unit}"
+            )
+    return f"{number} B"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]  # type: ignore[misc] - JSON-like all the way down
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}  # type: ignore[misc]
+    return value

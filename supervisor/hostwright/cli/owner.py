@@ -1,0 +1,255 @@
+"""Commands of the owner: the PIN, approvals, the ledger, tokens. They work without a daemon."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from getpass import getpass
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from hostwright.cli.output import done, make_table, out, print_json
+from hostwright_kit import audit as ledger_audit
+from hostwright_kit.approvals import Approval, Approvals
+from hostwright_kit.clock import format_utc
+from hostwright_kit.errors import HostError
+from hostwright_kit.operator_pin import OperatorPin
+from hostwright_kit.paths import Paths, resolve_paths
+from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, open_runtime
+from hostwright_kit.tokens import Tokens
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+
+
+def register(app: App) -> None:
+    """Add the commands."""
+    app.command(init)
+    app.command(pending)
+    app.command(approve)
+    app.command(deny)
+    app.command(token)
+    audit = App(name="audit", help="Read and verify the ledger.")
+    audit.command(log)
+    audit.command(verify)
+    app.command(audit)
+
+
+def init(*, json: Json = False) -> None:
+    """Set (or change) the PIN without which nothing can be granted from the terminal."""
+    paths = resolve_paths().ensure()
+    pin = OperatorPin(paths.state_dir)
+    current = _ask_pin("Current PIN: ") if pin.is_set() else None
+    if current is not None:
+        pin.verify(current)
+    new = _ask_pin("New PIN (4 characters or more): ")
+    if new != _ask_pin("The same again: "):
+        raise HostError("The two PINs differ.", fix="Run `hostwright init` again.", code="mismatch")
+    pin.set(new, current=current)
+    if json:
+        print_json({"state_dir": str(paths.state_dir), "pin_set": True})
+    else:
+        done("The PIN is set. Grants: hostwright pending, hostwright approve ID.")
+
+
+def pending(approval_id: str | None = None, *, json: Json = False) -> None:
+    """Show what waits for approval; with an ID, one request with all of its arguments."""
+    with _approvals() as approvals:
+        found = [approvals.get(approval_id)] if approval_id else approvals.pending()
+    if json:
+        print_json(found)
+    elif approval_id:
+        _print_approval(found[0])
+    elif not found:
+        out.print("Nothing waits for approval.")
+    else:
+        table = make_table("id", "caller", "call", "arguments", "until")
+        for item in found:
+            short = item.arguments if len(item.arguments) <= 120 else f"{item.arguments[:120]}…"
+            table.add_row(item.id, item.caller, f"{item.server}.{item.tool}", short, item.expires)
+        out.print(table)
+
+
+def approve(approval_id: str, *, json: Json = False) -> None:
+    """Let one waiting call happen, once. Asks for the PIN on the terminal."""
+    _decide(approval_id, grant=True, as_json=json)
+
+
+def deny(approval_id: str, *, json: Json = False) -> None:
+    """Refuse one waiting call. Asks for the PIN on the terminal."""
+    _decide(approval_id, grant=False, as_json=json)
+
+
+def token(
+    name: str | None = None,
+    *,
+    list: Annotated[bool, Parameter(negative="", help="Show the names.")] = False,  # noqa: A002
+    revoke: Annotated[bool, Parameter(negative="", help="Make NAME's token worthless.")] = False,
+    replace: Annotated[bool, Parameter(negative="", help="Make a new one for NAME.")] = False,
+    json: Json = False,
+) -> None:
+    """Make a bearer token for a client of the gateway; it is shown once."""
+    tokens = Tokens(resolve_paths().ensure().state_dir / TOKENS_FILE)
+    with closing(tokens):
+        if list or name is None:
+            known = tokens.list()
+            if json:
+                print_json(known)
+                return
+            table = make_table("name", "made")
+            for item in known:
+                table.add_row(item.name, item.created)
+            out.print(table if known else "There are no tokens. Make one: hostwright token NAME")
+        elif revoke:
+            tokens.revoke(name)
+            print_json({"revoked": name}) if json else done(f"The token {name} is revoked.")
+        else:
+            secret = tokens.create(name, replace=replace)
+            if json:
+                print_json({"name": name, "token": secret})
+            else:
+                # Plain, so that it can be piped into a client's configuration.
+                sys.stdout.write(secret + "\n")
+
+
+def log(
+    *,
+    type: str | None = None,  # noqa: A002 - the field's name
+    caller: str | None = None,
+    server: str | None = None,
+    tool: str | None = None,
+    outcome: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: Annotated[int, Parameter(help="Entries, newest first (1 to 500).")] = 50,
+    cursor: str | None = None,
+    json: Json = False,
+) -> None:
+    """Show the ledger, newest first."""
+    wanted = ledger_audit.EventFilter(
+        type=type,
+        caller=caller,
+        server=server,
+        tool=tool,
+        outcome=outcome,
+        since=_moment(since),
+        until=_moment(until),
+    )
+    bounded = min(max(limit, 1), ledger_audit.MAX_PAGE)
+    page = ledger_audit.list_events(
+        _paths().state_dir / LEDGER_FILE, wanted, limit=bounded, cursor=cursor
+    )
+    if json:
+        print_json(page)
+        return
+    table = make_table("seq", "time", "type", "caller", "call", "outcome")
+    for event in page.events:
+        call = f"{event.server}.{event.tool}" if event.tool else event.server or ""
+        table.add_row(
+            str(event.seq), event.time, event.type, event.caller or "", call, event.outcome or ""
+        )
+    out.print(table)
+    if page.next_cursor:
+        out.print(f"Older entries: --cursor {page.next_cursor}")
+
+
+def verify(*, json: Json = False) -> None:
+    """Walk the whole ledger and name the first entry that does not fit, if any."""
+    result = ledger_audit.verify(_paths().state_dir / LEDGER_FILE)
+    if json:
+        print_json(result)
+    elif result.ok:
+        done(f"{result.entries} entries, unbroken. Head: {result.head}")
+        out.print(
+            "A cut-off end cannot show in the chain itself: compare with a head kept elsewhere."
+        )
+    if not result.ok:
+        if json:
+            raise SystemExit(1)
+        raise HostError(
+            f"The ledger is broken at entry {result.first_broken_seq}: {result.problem}.",
+            fix=f"The {result.entries} entries before it are sound. Keep the file as evidence and "
+            "find out who could write to it.",
+            code="ledger_broken",
+        )
+
+
+def _decide(approval_id: str, *, grant: bool, as_json: bool) -> None:
+    with _approvals() as approvals:
+        approval = approvals.get(approval_id)
+        if not as_json:
+            _print_approval(approval)
+        OperatorPin(_paths().state_dir).verify(_ask_pin("PIN: "))
+        decide = approvals.grant if grant else approvals.deny
+        decided = decide(approval.id, via="terminal", by=f"uid {os.getuid()}")
+    if as_json:
+        print_json(decided)
+    else:
+        done(
+            f"Granted until {decided.expires}: the same call, repeated, runs once."
+            if grant
+            else "Denied."
+        )
+
+
+@contextmanager
+def _approvals() -> Generator[Approvals]:
+    runtime = open_runtime("hostwright")
+    try:
+        yield runtime.approvals
+    finally:
+        runtime.ledger.close()
+        runtime.approvals.close()
+
+
+def _paths() -> Paths:
+    return resolve_paths().ensure()
+
+
+def _ask_pin(prompt: str) -> str:
+    """From the terminal itself, never from stdin: a pipe is something an agent can hold."""
+    try:
+        return getpass(prompt, stream=None) if _has_terminal() else _no_terminal()
+    except EOFError:
+        return _no_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _no_terminal() -> str:
+    raise HostError(
+        "The PIN is asked on a terminal, and this process has none.",
+        fix="Run the command in a terminal (ssh -t …).",
+        code="no_terminal",
+    )
+
+
+def _print_approval(item: Approval) -> None:
+    out.print(
+        f"[bold]{item.id}[/]  {item.server}.{item.tool}  asked by {item.caller} ({item.reason})"
+    )
+    out.print(item.arguments, markup=False)
+    out.print(f"{item.state}, made {item.created}, until {item.expires}")
+
+
+def _moment(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise HostError(
+            f"{text!r} is not a time.",
+            fix="Write it as ISO 8601: 2026-11-20T09:30.",
+            code="bad_time",
+        ) from None
+    return format_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

@@ -1,0 +1,282 @@
+"""The daemon: keeper, links, gateway and the supervisor's own tools in one event loop.
+
+`Daemon.run` is its whole life. Ready means that every listener is open; servers become ready on
+their own, and calls to one that is not wait, bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from hostwright import __version__, tools
+from hostwright.gateway import metrics
+from hostwright.gateway.edge import Edge
+from hostwright.gateway.link import Link
+from hostwright.gateway.listeners import ALL, ConnectSocket, Endpoints, Probes, tcp_app, unix_app
+from hostwright.keeper.keeper import Keeper
+from hostwright.keeper.machine import State
+from hostwright.keeper.status import ActionResult, ServerEvent, ServerStatus
+from hostwright.manifest import Manifest
+from hostwright.manifest_files import Problem, load_manifests, suite_folder
+from hostwright.servers import Servers
+from hostwright.settings import GatewaySettings
+from hostwright_kit.errors import HostError
+from hostwright_kit.http import bind_tcp, make_server, unix_listener
+from hostwright_kit.ledger import Entry
+from hostwright_kit.operator_pin import OperatorPin
+from hostwright_kit.paths import Paths
+from hostwright_kit.runtime import TOKENS_FILE, Runtime
+from hostwright_kit.server import HostServer
+from hostwright_kit.stdio import MAX_LINE_BYTES, LineWire
+from hostwright_kit.tokens import Tokens
+
+GATEWAY_SOCKET = "gateway.sock"
+CONNECT_SOCKET = "connect.sock"
+
+
+class DaemonStatus(BaseModel, frozen=True):
+    """What `hostwright status` shows."""
+
+    pid: int
+    version: str
+    uptime_seconds: float
+    url: str = Field(description="The gateway's address for HTTP clients.")
+    require_token: bool
+    profile: str = Field(description="Policy profile.")
+    terminal_approval: bool = Field(description="Whether a PIN is set, so the owner can grant.")
+    pending_approvals: int
+    ledger_problem: str | None
+    problems: list[str] = Field(description="What is wrong with manifests.")
+    servers: list[ServerStatus]
+
+
+class Daemon:
+    """Composed of its parts here, nowhere else."""
+
+    def __init__(
+        self, runtime: Runtime, *, on_event: Callable[[ServerEvent], None] = lambda _: None
+    ) -> None:
+        self.runtime = runtime
+        self.settings = runtime.table("gateway", GatewaySettings)
+        # A manifest that is wrong must not take the other servers down; it is shown instead.
+        self.manifests, problems = read_manifests(runtime.paths)
+        self.problems = [problem for problem in problems if problem.level == "error"]
+        self._on_event = on_event
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._port = self.settings.port
+        self.ready = asyncio.Event()
+        """Every listener is open."""
+        self.settled = asyncio.Event()
+        """Every server has answered or failed once."""
+        self.servers = Servers(self.manifests, self._offer_changed)
+        self.keeper = Keeper(
+            self.manifests,
+            runtime_dir=runtime.paths.runtime_dir,
+            state_dir=runtime.paths.state_dir,
+            probe=self.servers.probe,
+            prepare=self.servers.prepare,
+            on_event=self._record,
+        )
+        self.servers.keeper = self.keeper
+        self._pin = OperatorPin(runtime.paths.state_dir)
+        self._edges = self._make_edges()
+
+    def stop(self) -> None:
+        """End; `run` returns when everything is gone."""
+        self._stop.set()
+
+    @property
+    def url(self) -> str:
+        """The gateway's address for HTTP clients."""
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        return f"http://{host}:{self._port}/mcp"
+
+    def status(self) -> DaemonStatus:
+        """Everything at a glance. Blocks for a moment on the approvals' database."""
+        return DaemonStatus(
+            pid=os.getpid(),
+            version=__version__,
+            uptime_seconds=round(time.monotonic() - self._started, 1),
+            url=self.url,
+            require_token=self.settings.require_token,
+            profile=self.runtime.config.policy.profile,
+            terminal_approval=self._pin.is_set(),
+            pending_approvals=len(self.runtime.approvals.pending()),
+            ledger_problem=self.runtime.ledger.health(),
+            problems=[str(problem) for problem in self.problems],
+            servers=self.keeper.status(),
+        )
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises `HostError` when it cannot begin; then nothing is left."""
+        runtime_dir = self.runtime.paths.runtime_dir
+        endpoints = Endpoints(self._edges)
+        tokens = Tokens(self.runtime.paths.state_dir / TOKENS_FILE)
+        probes = Probes(ready=self._readiness, metrics=lambda: metrics.render(self.keeper.status()))
+        settings = self.settings
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(tokens.close)
+            # The port is taken before anything is started: the commonest reason to fail.
+            listener = stack.enter_context(
+                contextlib.closing(bind_tcp(settings.host, settings.port))
+            )
+            self._port = listener.getsockname()[1]
+            await stack.enter_async_context(self.keeper)
+            stack.push_async_callback(self.servers.close)
+            await stack.enter_async_context(self._own_tools())
+            await stack.enter_async_context(endpoints.run())
+            for app, sock in (
+                (
+                    tcp_app(
+                        endpoints,
+                        probes,
+                        tokens,
+                        require_token=settings.require_token,
+                        hosts=settings.allowed_hosts,
+                    ),
+                    listener,
+                ),
+                (
+                    unix_app(endpoints, probes, self._control()),
+                    await stack.enter_async_context(unix_listener(runtime_dir / GATEWAY_SOCKET)),
+                ),
+            ):
+                await stack.enter_async_context(_serving(app, sock))
+            connect = await stack.enter_async_context(unix_listener(runtime_dir / CONNECT_SOCKET))
+            await stack.enter_async_context(ConnectSocket(endpoints).listen(connect))
+            starting = asyncio.create_task(self._start_all())
+            stack.callback(starting.cancel)
+            self.ready.set()
+            await self._stop.wait()
+
+    async def _start_all(self) -> None:
+        await self.keeper.start_all()
+        self.settled.set()
+
+    def _make_edges(self) -> dict[str, Edge]:
+        edges = {ALL: Edge("hostwright", self.servers, self.servers.names)}
+        for name in [tools.NAME, *(manifest.name for manifest in self.manifests)]:
+            edges[name] = Edge(f"hostwright-{name}", self.servers, lambda name=name: (name,))
+        return edges
+
+    @asynccontextmanager
+    async def _own_tools(self) -> AsyncGenerator[None]:
+        """The supervisor's tools on a socket pair, so that they are a server like any other."""
+        app = tools.build(self.runtime, self.keeper)
+        self.runtime.link_key = secrets.token_hex(32)
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=theirs, limit=MAX_LINE_BYTES)
+        serving = asyncio.create_task(_serve_lines(app, reader, writer))
+        link_reader, link_writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+        link = Link(tools.NAME, link_reader, link_writer, link_key=self.runtime.link_key)
+        capabilities = await link.open("modern")
+        await self.servers.catalog.refresh(link, capabilities)
+        self.servers.add_local(link)
+        try:
+            yield
+        finally:
+            link_writer.close()
+            serving.cancel()
+            await asyncio.wait([serving])
+
+    def _offer_changed(self, server: str) -> None:
+        for name in (ALL, server):
+            if (edge := self._edges.get(name)) is not None:
+                edge.announce()
+
+    def _record(self, event: ServerEvent) -> None:
+        detail = event.model_dump(mode="json", exclude={"name", "type"}, exclude_none=True)
+        self.runtime.ledger.note(
+            Entry(type=event.type, caller="supervisor", server=event.name, detail=detail)
+        )
+        self._on_event(event)
+
+    def _readiness(self) -> tuple[bool, Mapping[str, str]]:
+        states = {status.name: status.state for status in self.keeper.status()}
+        settled = {State.READY, State.DISABLED, State.STOPPED}
+        return all(state in settled for state in states.values()), {
+            name: state.value for name, state in states.items()
+        }
+
+    def _control(self) -> Sequence[BaseRoute]:
+        """What the command line asks over the unix socket."""
+        actions: Mapping[str, Callable[[str], Coroutine[Any, Any, ActionResult]]] = {
+            "start": self.keeper.start,
+            "stop": self.keeper.stop,
+            "restart": self.keeper.restart,
+        }
+
+        async def status(_: Request) -> Response:
+            found = await asyncio.to_thread(self.status)
+            return JSONResponse(found.model_dump(mode="json"))
+
+        async def act(request: Request) -> Response:
+            name, action = request.path_params["name"], request.path_params["action"]
+            try:
+                result = await self._by_owner(f"server_{action}", name, actions[action](name))
+            except HostError as error:
+                return _error(error)
+            return JSONResponse(result.model_dump(mode="json"))
+
+        async def shutdown(_: Request) -> Response:
+            await self._by_owner("shutdown", None, asyncio.sleep(0))
+            self.stop()
+            return JSONResponse({"stopping": True})
+
+        return [
+            Route("/control/status", status),
+            Route("/control/servers/{name}/{action}", act, methods=["POST"]),
+            Route("/control/shutdown", shutdown, methods=["POST"]),
+        ]
+
+    async def _by_owner(self, what: str, server: str | None, work: Coroutine[Any, Any, Any]) -> Any:
+        """An act of the owner at the command line, on record before it begins."""
+        entry = Entry(type=f"owner.{what}", caller="owner", server=server)
+        try:
+            await self.runtime.ledger.append_async(entry)
+        except HostError:
+            work.close()
+            raise
+        return await work
+
+
+def read_manifests(paths: Paths) -> tuple[list[Manifest], list[Problem]]:
+    """The manifests of the suite and of the owner, and everything that is wrong with them."""
+    return load_manifests((suite_folder(), paths.config_dir / "manifests"))
+
+
+@asynccontextmanager
+async def _serving(app: Any, listener: socket.socket) -> AsyncGenerator[None]:
+    server = make_server(app)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait([task])
+
+
+async def _serve_lines(
+    app: HostServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    async with app._lifespan_manager(), LineWire(reader, writer).streams() as (read, write):
+        await app._mcp_server.run(read, write, app._mcp_server.create_initialization_options())
+
+
+def _error(error: HostError) -> Response:
+    body = {"error": {"code": error.code, "message": error.message, "fix": error.fix}}
+    return JSONResponse(body, 404 if error.code == "not_found" else 409)

@@ -1,0 +1,72 @@
+"""A link to a server that runs elsewhere, over streamable HTTP.
+
+The official client does transport, eras and sessions; the gateway's identity is what the other
+side sees, because it has no reason to believe who we say is calling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+import mcp_types as mcp
+from fastmcp import Client
+from fastmcp.client.transports import StreamableHttpTransport
+from pydantic import BaseModel, ConfigDict
+
+from hostwright.gateway.link import SUPERVISOR, Asker, LinkLostError, Progress
+from hostwright.keeper.server import Remote
+
+
+class _Raw(BaseModel):
+    """A result of any shape, taken as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class RemoteLink:
+    """The same questions as `Link`, put over HTTP."""
+
+    def __init__(self, remote: Remote) -> None:
+        self.server = remote.name
+        self._client: Client[Any] = Client(
+            StreamableHttpTransport(remote.url, headers=dict(remote.headers))
+        )
+        self._open = AsyncExitStack()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection is still thought to hold."""
+        return self._client.is_connected()
+
+    async def open(self) -> Self:
+        """Connect and negotiate."""
+        await self._open.enter_async_context(self._client)
+        return self
+
+    @property
+    def capabilities(self) -> dict[str, Any]:
+        """What the server declared."""
+        declared = self._client.session.server_capabilities
+        return declared.model_dump(by_alias=True, exclude_none=True) if declared else {}
+
+    async def request(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        *,
+        asker: Asker = SUPERVISOR,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Ask; raises `MCPError` when the server answers with an error."""
+        if not self.alive:
+            raise LinkLostError(self.server)
+        rest = {key: value for key, value in params.items() if key != "_meta"}
+        request: mcp.Request[Any, Any] = mcp.Request(method=method, params=rest)
+        answer = await self._client.session.send_request(request, _Raw, progress_callback=progress)
+        return answer.model_dump()
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._open.aclose()
