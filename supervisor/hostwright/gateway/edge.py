@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
 import mcp_types as mcp
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.server.subscriptions import (
@@ -43,6 +44,14 @@ logger = logging.getLogger(__name__)
 Ctx = ServerRequestContext[Any, Any]
 Raw = dict[str, Any]
 MAX_QUESTIONS = 5
+CACHEABLE: tuple[CacheableMethod, ...] = (
+    "server/discover",
+    "tools/list",
+    "resources/list",
+    "resources/templates/list",
+    "resources/read",
+    "prompts/list",
+)
 PAGE_SIZE = 200
 SERVER_UNAVAILABLE = -32000
 ERROR_META = "dev.hostwright/error"
@@ -89,6 +98,8 @@ class Edge:
             version=__version__,
             instructions="Tools of this machine, under its owner's control. A call that needs "
             "the owner's approval answers with an error that says how it is given.",
+            # The new era wants them said; what changes is announced, so nothing is cached blindly.
+            cache_hints=dict.fromkeys(CACHEABLE, CacheHint(ttl_ms=0, scope="private")),
             on_list_tools=self._list_tools,  # type: ignore[arg-type] - the runner takes mappings
             on_call_tool=self._call_tool,  # type: ignore[arg-type]
             on_list_resources=self._list_resources,  # type: ignore[arg-type]
@@ -122,7 +133,10 @@ class Edge:
         items = self._backends.catalog.listing(kind, self._select())
         cursor = getattr(params, "cursor", None)
         start = _position(cursor, len(items))
-        page = {kind: [item.entry for item in items[start : start + PAGE_SIZE]]}
+        page: Raw = {
+            kind: [item.entry for item in items[start : start + PAGE_SIZE]],
+            "resultType": "complete",
+        }
         more = start + PAGE_SIZE < len(items)
         return {**page, "nextCursor": str(start + PAGE_SIZE)} if more else page
 
@@ -190,7 +204,8 @@ class Edge:
                 method, params, asker=asker, progress=ctx.session.report_progress
             )
             if result.get("resultType") != "input_required" or modern:
-                return result
+                # A server of the handshake era does not say what the new era requires.
+                return {"resultType": "complete", **result}
             params = await _ask_legacy(ctx, params, result)
         raise MCPError(
             SERVER_UNAVAILABLE, f"{server} asked more than {MAX_QUESTIONS} times in one call."
@@ -278,6 +293,7 @@ def _lost(owned: Owned) -> HostError:
 def _tool_error(error: HostError) -> Raw:
     """An error that agents read: a result with `isError`, like those of the servers."""
     return {
+        "resultType": "complete",
         "content": [{"type": "text", "text": str(error)}],
         "isError": True,
         "_meta": {
