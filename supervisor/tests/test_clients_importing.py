@@ -261,6 +261,9 @@ def test_a_named_format_is_taken_at_its_word() -> None:
     assert list(manifests(import_servers(text))) == ["a", "b"]
     assert list(manifests(import_servers(text, format="vscode"))) == ["b"]
     assert list(manifests(import_servers('{"a": {"command": "x"}}'))) == ["a"]
+    # A server may be called like a setting.
+    odd = import_servers('{"mcpServers": {"command": {"command": "x"}}}')
+    assert list(manifests(odd)) == ["command"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"theme": "x"}', "model = 'x'\n", '{"mcp": []}'])

@@ -25,6 +25,7 @@ from .jsontext import WHITESPACE, InvalidTextError, JsonText, line_column
 from .ownership import DEFAULT_GATEWAY, Origin, origin
 
 _NAME_LENGTH = 63
+_CONTAINERS = {"mcpServers", "mcp_servers", "servers", "mcp", "projects"}
 
 
 class Finding(BaseModel):
@@ -216,7 +217,9 @@ def _sources(data: Config, wanted: Format, folder: Path | None) -> Iterator[_Sou
             yield from source(kind, "mcp", "servers")
     elif wanted in ("auto", "opencode"):
         yield from source("opencode", "mcp")
-    bare = bool(data) and all(
+    # A plugin's .mcp.json may hold the servers without a name around them.
+    bare = bool(data) and not data.keys() & _CONTAINERS
+    bare = bare and all(
         isinstance(entry, dict) and ("command" in entry or "url" in entry)
         for entry in data.values()
     )
