@@ -7,7 +7,7 @@ import sys
 from cyclopts import App
 
 from hostwright import __version__
-from hostwright.cli import daemon, owner
+from hostwright.cli import calls, daemon, owner
 from hostwright.cli.output import print_error
 from hostwright_kit.errors import HostError
 
@@ -21,7 +21,7 @@ def make_app() -> App:
         help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs, "
         "4 the call waits for approval.",
     )
-    for group in (daemon, owner):
+    for group in (daemon, calls, owner):
         group.register(app)
     return app
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import httpx
+import httpx2
 
 from hostwright.cli.output import NoDaemonError
 from hostwright.daemon import GATEWAY_SOCKET, DaemonStatus
@@ -20,8 +20,8 @@ class Control:
 
     def __init__(self) -> None:
         self.socket = resolve_paths().runtime_dir / GATEWAY_SOCKET
-        self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.socket)),
+        self._http = httpx2.Client(
+            transport=httpx2.HTTPTransport(uds=str(self.socket)),
             base_url="http://hostwright",
             timeout=TIMEOUT_SECONDS,
         )
@@ -41,9 +41,9 @@ class Control:
     def _send(self, method: str, path: str) -> dict[str, Any]:
         try:
             answer = self._http.request(method, path)
-        except httpx.ConnectError as error:
+        except httpx2.ConnectError as error:
             raise NoDaemonError from error
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise HostError(
                 f"The daemon did not answer: {error}.",
                 fix="See `hostwright status`; if it hangs, `hostwright down`.",
