@@ -1,0 +1,48 @@
+"""The environment that a server is started with.
+
+Third-party servers get what any program needs to find its way (path, home, locale, proxies,
+certificates) and what their manifest says, nothing else of the daemon's: a package from a registry
+has no business with tokens that happen to be exported. Our own servers get the daemon's environment
+without what looks like a secret. Secrets are handed over by name, with `${VAR}` in the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hostwright.keeper.processes import MARK
+from hostwright.manifest import Manifest
+from hostwright_kit.redact import is_secret_name
+
+_ORDINARY = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ", "LANG", "LANGUAGE"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
+        *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE"),
+        *("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"),
+        *("XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY", "DBUS_SESSION_BUS_ADDRESS"),
+    }
+)
+# Of the process that it was set for, never of another one.
+_PERSONAL = frozenset({MARK, "HOSTWRIGHT_LINK_FD"})
+
+
+def build_environment(
+    manifest: Manifest, environ: Mapping[str, str], added: Mapping[str, str], mark: str
+) -> dict[str, str]:
+    """The whole environment of one start; `added` wins over what is inherited."""
+    passes = _passes_to_ours if manifest.entry_point else _passes_to_others
+    inherited = {name: value for name, value in environ.items() if passes(name)}
+    return {**inherited, **added, MARK: mark}
+
+
+def _passes_to_others(name: str) -> bool:
+    return name in _ORDINARY or name.startswith("LC_")
+
+
+def _passes_to_ours(name: str) -> bool:
+    if name in _PERSONAL:
+        return False
+    # Settings as variables (HOSTWRIGHT_<TABLE>__<KEY>) are meant for our servers.
+    return (name.startswith("HOSTWRIGHT_") and "__" in name) or not is_secret_name(name)

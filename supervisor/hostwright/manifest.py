@@ -1,0 +1,230 @@
+"""Manifests: how one server is run, as a strict model.
+
+Ours by `entry_point`, third-party ones by `command` (stdio) or `url` (streamable HTTP); unknown
+keys are refused. Also what a manifest means for one start: its argv, its expanded variables, its
+program. Touches nothing; `manifest_files` reads the TOML files.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from hostwright_kit.errors import HostError
+from hostwright_kit.redact import is_secret_name
+
+ENTRY_POINT_GROUP = "hostwright.servers"
+
+NAME_PATTERN = r"^[a-z][a-z0-9-]{0,62}$"
+_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+# `$${VAR}` stands for a literal `${VAR}`; `${VAR:-text}` has a default, as in .mcp.json files.
+_REFERENCE = re.compile(r"(?P<escape>\$?)\$\{(?P<name>[^}:]*)(?::-(?P<default>[^}]*))?\}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+# tomllib gives lists; strict mode would refuse them for a tuple.
+Words = Annotated[tuple[str, ...], Field(strict=False, max_length=1_000)]
+
+
+class HealthRules(BaseModel):
+    """When a running server counts as alive."""
+
+    model_config = _STRICT
+
+    interval_seconds: float = Field(default=10, ge=0.1, le=3_600, description="Between two checks.")
+    timeout_seconds: float = Field(default=5, ge=0.1, le=600, description="For one round trip.")
+    failures_before_restart: int = Field(default=3, ge=1, le=100, description="Consecutive ones.")
+
+
+class RestartRules(BaseModel):
+    """What follows when a server ends by itself or stops answering."""
+
+    model_config = _STRICT
+
+    policy: Literal["always", "on-failure", "never"] = Field(
+        default="always", description="on-failure leaves a server alone that exits with code 0."
+    )
+    first_delay_seconds: float = Field(default=0.2, ge=0.01, le=600)
+    max_delay_seconds: float = Field(default=30, ge=0.01, le=3_600)
+    jitter: float = Field(
+        default=0.2, ge=0, le=0.9, description="Each delay is drawn from ± this part of it."
+    )
+    breaker_failures: int = Field(
+        default=6, ge=1, le=1_000, description="So many failures within the window: broken."
+    )
+    breaker_window_seconds: float = Field(
+        default=60,
+        ge=1,
+        le=86_400,
+        description="Also how long a server must stay healthy for its failures to be forgotten.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RestartRules:
+        if self.max_delay_seconds < self.first_delay_seconds:
+            raise ValueError(
+                f"max_delay_seconds ({self.max_delay_seconds}) is shorter than "
+                f"first_delay_seconds ({self.first_delay_seconds})"
+            )
+        return self
+
+
+class ToolFilter(BaseModel):
+    """Which of the server's tools the gateway offers; globs, exclude wins."""
+
+    model_config = _STRICT
+
+    include: Words = ("*",)
+    exclude: Words = ()
+
+    def offers(self, tool: str) -> bool:
+        """Whether a tool of this name is offered."""
+        return any(fnmatchcase(tool, glob) for glob in self.include) and not any(
+            fnmatchcase(tool, glob) for glob in self.exclude
+        )
+
+
+class Manifest(BaseModel):
+    """How one server is run. Variables in `env` and `headers` are kept unexpanded: see `expand`."""
+
+    model_config = _STRICT
+
+    name: str = Field(pattern=NAME_PATTERN)
+    description: str = Field(default="", max_length=2_000)
+    enabled: bool = Field(default=True, description="Whether `up` starts it.")
+    entry_point: str | None = Field(
+        default=None, min_length=1, description=f"A name in the group {ENTRY_POINT_GROUP}."
+    )
+    command: Words | None = Field(default=None, min_length=1, description="argv; stdio.")
+    url: str | None = Field(
+        default=None, pattern=r"^https?://[^\s/]+", description="Streamable HTTP endpoint."
+    )
+    headers: dict[str, str] = Field(default_factory=dict, description="Only with url.")
+    env: dict[str, str] = Field(default_factory=dict)
+    cwd: str | None = Field(default=None, description="Absolute, or from ~.")
+    era: Literal["auto", "modern", "legacy"] = Field(
+        default="auto", description="Protocol revision: 2026-07-28, or the ones with initialize."
+    )
+    health: HealthRules = HealthRules()
+    restart: RestartRules = RestartRules()
+    start_timeout_seconds: float = Field(
+        default=60, ge=0.1, le=3_600, description="From start to the first answered round trip."
+    )
+    stop_timeout_seconds: float = Field(
+        default=10, ge=0.1, le=600, description="Before what is left is killed."
+    )
+    tools: ToolFilter = ToolFilter()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is started; None: where the daemon was."""
+        return Path(self.cwd).expanduser() if self.cwd else None
+
+    @field_validator("cwd")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        if value is not None and not Path(value).expanduser().is_absolute():
+            raise ValueError("is not absolute; write it from / or ~")
+        return value
+
+    @field_validator("command")
+    @classmethod
+    def _program(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (not value[0] or any("\0" in word for word in value)):
+            raise ValueError("needs a program as its first word, and no NUL characters")
+        return value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Manifest:
+        given = [key for key in ("entry_point", "command", "url") if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"needs exactly one of entry_point, command, url; it has {found}")
+        if self.url is None and self.headers:
+            raise ValueError("headers need a url")
+        if self.url is not None and (self.env or self.cwd):
+            raise ValueError("env and cwd have no meaning with a url")
+        return self
+
+
+class Expanded(BaseModel, frozen=True):
+    """The values of one start. Not for logs or status: this is where the secrets are."""
+
+    env: dict[str, str]
+    headers: dict[str, str]
+    secret_values: frozenset[str] = Field(description="To be masked in whatever it writes.")
+
+    def __repr__(self) -> str:
+        return f"Expanded(env={sorted(self.env)}, headers={sorted(self.headers)})"
+
+    __str__ = __repr__
+
+
+def argv_for(manifest: Manifest) -> tuple[str, ...]:
+    """What is executed for a server that runs as a process."""
+    if manifest.command is not None:
+        return manifest.command
+    if manifest.entry_point is not None:
+        return (sys.executable, "-m", "hostwright_kit.run", manifest.entry_point)
+    raise HostError(
+        f"The server {manifest.name} is remote ({manifest.url}); there is no process to start.",
+        fix="Reach it through its url.",
+        code="remote_server",
+    )
+
+
+def expand(manifest: Manifest, environ: Mapping[str, str]) -> Expanded:
+    """`env` and `headers` with `${VAR}` taken from `environ`; every missing one in one error."""
+    missing: list[str] = []
+    secrets: set[str] = set()
+
+    def value_of(key: str, text: str) -> str:
+        def replace(match: re.Match[str]) -> str:
+            name, default = match["name"], match["default"]
+            if match["escape"]:
+                return match[0][1:]
+            if not _VARIABLE.match(name) or (name not in environ and default is None):
+                missing.append(f"${{{name}}} in {key}")
+                return ""
+            found = environ[name] if name in environ else str(default)
+            if is_secret_name(name):
+                secrets.add(found)
+            return found
+
+        whole = _REFERENCE.sub(replace, text)
+        if is_secret_name(key):
+            secrets.add(whole)
+        return whole
+
+    env = {key: value_of(key, text) for key, text in manifest.env.items()}
+    headers = {key: value_of(key, text) for key, text in manifest.headers.items()}
+    if missing:
+        raise HostError(
+            f"The server {manifest.name} needs variables that are not set: {', '.join(missing)}.",
+            fix="Set them in the environment of the daemon (export NAME=… before `hostwright up`), "
+            "or give a default with ${NAME:-text}.",
+            code="variable_missing",
+        )
+    # Masking very short values would black out ordinary words.
+    return Expanded(
+        env=env, headers=headers, secret_values=frozenset(s for s in secrets if len(s) >= 6)
+    )
+
+
+def executable_for(program: str, search: str, folder: Path | None) -> str:
+    """The file that `program` names: on the `search` path, or relative to `folder`."""
+    local = folder is not None and "/" in program
+    found = shutil.which(str(folder / program) if folder and local else program, path=search)
+    if found is None:
+        raise HostError(
+            f"The program {program!r} was not found, or is not executable.",
+            fix="Install it, or write its full path in the manifest's command.",
+            code="program_missing",
+        )
+    return str(Path(found).absolute())
