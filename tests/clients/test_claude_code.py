@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Daemon
+from .conftest import Daemon, resolve
 from .fake_llm import FakeLLM, ToolCall, ToolResult
 from .harness import Done, Endpoint, Room, client, program
+from .terminal import at_terminal
 
 pytestmark = pytest.mark.clients
 
@@ -48,7 +49,7 @@ def add(room: Room, endpoint: Endpoint, name: str = "hw") -> None:
     claude(room, *options).ok()
 
 
-def health(room: Room, era: str) -> dict[str, str]:
+def statuses(room: Room, era: str) -> dict[str, str]:
     """Server → status, as `claude mcp list` shows it (its exit code is 0 even when all fail)."""
     done = claude(room, "mcp", "list", env=ERAS[era]).ok()
     lines = re.findall(r"^(\S+): .* - (.+)$", done.stdout, re.MULTILINE)
@@ -96,7 +97,7 @@ def runs(file: Path) -> int:
 
 def test_list_shows_connected(room: Room, endpoint: Endpoint, era: str) -> None:
     add(room, endpoint)
-    assert health(room, era) == {"hw": "✔ Connected"}
+    assert statuses(room, era) == {"hw": "✔ Connected"}
 
 
 def test_opens_in_the_era_it_was_told_to(room: Room, era: str) -> None:
@@ -105,40 +106,36 @@ def test_opens_in_the_era_it_was_told_to(room: Room, era: str) -> None:
     # tee, then our server: byte for byte what the client sends.
     line = f"tee {shlex.quote(str(heard))} | {shlex.quote(program('hostwright-system'))}"
     add(room, Endpoint(argv=("/bin/sh", "-c", line), env=room.marks))
-    assert health(room, era) == {"hw": "✔ Connected"}
+    assert statuses(room, era) == {"hw": "✔ Connected"}
     assert json.loads(heard.read_text().splitlines()[0])["method"] == OPENS_WITH[era]
 
 
 def test_a_wrong_token_does_not_connect(room: Room, daemon: Daemon) -> None:
     add(room, Endpoint(url=daemon.url, token="hw_wrong"))
-    (status,) = health(room, "default").values()
+    (status,) = statuses(room, "default").values()
     assert "Connected" not in status
 
 
-def test_the_agent_reads_the_health_of_the_machine(
+def test_the_agent_reads_the_machine_and_is_on_record(
     room: Room, endpoint: Endpoint, era: str
 ) -> None:
     add(room, endpoint)
-    (result,) = turn(room, [ToolCall("system_health")], era)
-    assert result.is_error is False
-    assert json.loads(result.text)["uptime_seconds"] > 0
-
-
-def test_what_the_agent_did_is_on_record_under_its_name(room: Room, endpoint: Endpoint) -> None:
-    add(room, endpoint)
-    script = [ToolCall("system_health"), ToolCall("event_log", {"limit": 5})]
-    record = json.loads(turn(room, script)[1].text)
-    by = [event["detail"]["by"] for event in record["events"] if event["tool"] == "system_health"]
-    assert by[0]["client"] == "claude-code"
-    assert by[0]["token"] == ("client" if endpoint.token else None)
+    script = [ToolCall("system_health"), ToolCall("event_log", {"limit": 20})]
+    health, record = turn(room, script, era)
+    assert health.is_error is False
+    assert json.loads(health.text)["uptime_seconds"] > 0
+    events = json.loads(record.text)["events"]
+    by = next(e["detail"]["by"] for e in events if e["tool"] == "system_health")
+    assert by["client"] == "claude-code"
+    assert by.get("token") == ("client" if endpoint.token else None)
 
 
 def test_unapproved_the_act_is_refused_and_waits(
-    room: Room, endpoint: Endpoint, era: str, tmp_path: Path
+    room: Room, prompting: Endpoint, era: str, tmp_path: Path
 ) -> None:
     """`claude -p` says that it can put questions to its user, and closes them unanswered."""
     trace = tmp_path / "trace"
-    add(room, endpoint)
+    add(room, prompting)
     (result,) = turn(room, [appends_a_line(trace)], era)
     assert result.is_error is True
     assert re.search(r"`hostwright approve \S+`", result.text), result.text
@@ -166,3 +163,32 @@ def test_a_no_over_the_prompt_is_a_no(
     assert result.is_error is True
     assert "denied" in result.text
     assert runs(trace) == 0
+
+
+PIN = "correct horse"
+
+
+@pytest.mark.parametrize("name", ["bare-stdio", "gateway"])
+def test_what_the_owner_grants_at_the_terminal_runs_once(
+    room: Room, name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    act = appends_a_line(trace)
+    add(room, resolve(name, request))
+    owner = room if name == "bare-stdio" else request.getfixturevalue("daemon").room
+    answers = {"New PIN": PIN, "same again": PIN}
+    at_terminal(owner, [program("hostwright"), "init"], answers)
+
+    (refused,) = turn(room, [act])
+    approval = re.search(r"`hostwright approve (\S+)`", refused.text)
+    assert approval, refused.text
+    at_terminal(owner, [program("hostwright"), "approve", approval[1]], {"PIN: ": PIN})
+    assert runs(trace) == 0
+
+    (granted,) = turn(room, [act])
+    assert granted.is_error is False, granted.text
+    assert runs(trace) == 1
+
+    (again,) = turn(room, [act])
+    assert again.is_error is True
+    assert runs(trace) == 1
