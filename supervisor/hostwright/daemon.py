@@ -16,7 +16,6 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequen
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -28,11 +27,12 @@ from hostwright.gateway.link import Link
 from hostwright.gateway.listeners import ALL, ConnectSocket, Endpoints, Probes, tcp_app, unix_app
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
-from hostwright.keeper.status import ActionResult, ServerEvent, ServerStatus
+from hostwright.keeper.status import ActionResult, ServerEvent
 from hostwright.manifest import Manifest
 from hostwright.manifest_files import Problem, load_manifests, suite_folder
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
+from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET, DaemonStatus
 from hostwright_kit.errors import HostError
 from hostwright_kit.http import bind_tcp, make_server, unix_listener
 from hostwright_kit.ledger import Entry
@@ -42,25 +42,6 @@ from hostwright_kit.runtime import TOKENS_FILE, Runtime
 from hostwright_kit.server import HostServer
 from hostwright_kit.stdio import MAX_LINE_BYTES, LineWire
 from hostwright_kit.tokens import Tokens
-
-GATEWAY_SOCKET = "gateway.sock"
-CONNECT_SOCKET = "connect.sock"
-
-
-class DaemonStatus(BaseModel, frozen=True):
-    """What `hostwright status` shows."""
-
-    pid: int
-    version: str
-    uptime_seconds: float
-    url: str = Field(description="The gateway's address for HTTP clients.")
-    require_token: bool
-    profile: str = Field(description="Policy profile.")
-    terminal_approval: bool = Field(description="Whether a PIN is set, so the owner can grant.")
-    pending_approvals: int
-    ledger_problem: str | None
-    problems: list[str] = Field(description="What is wrong with manifests.")
-    servers: list[ServerStatus]
 
 
 class Daemon:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from hostwright import __version__
-from hostwright.cli import calls, daemon, owner
+from hostwright.cli import daemon, owner
 from hostwright.cli.output import print_error
 from hostwright_kit.errors import HostError
 
@@ -21,8 +22,14 @@ def make_app() -> App:
         help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs, "
         "4 the call waits for approval.",
     )
-    for group in (daemon, calls, owner):
+    for group in (daemon, owner):
         group.register(app)
+    # By name, because an MCP client takes a second to import and the other commands need none.
+    for name, words in (
+        ("tools", "List the tools of all servers, or of one."),
+        ("call", "Call one tool of one server, with progress."),
+    ):
+        app.command(f"hostwright.cli.calls:{name}", name=name, help=words)
     return app
 
 
@@ -30,8 +37,16 @@ def run() -> None:
     """The program `hostwright`."""
     as_json = "--json" in sys.argv
     try:
-        make_app()(exit_on_error=False)
+        make_app()(exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        wrong = HostError(str(error), fix="See `hostwright --help`.", code="usage")
+        raise SystemExit(print_error(wrong, as_json=as_json)) from None
     except HostError as error:
         raise SystemExit(print_error(error, as_json=as_json)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`). Python flushes once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None

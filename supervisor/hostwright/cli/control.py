@@ -7,7 +7,7 @@ from typing import Any, cast
 import httpx2
 
 from hostwright.cli.output import NoDaemonError
-from hostwright.daemon import GATEWAY_SOCKET, DaemonStatus
+from hostwright.status import GATEWAY_SOCKET, DaemonStatus
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import resolve_paths
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Group, RenderableType
@@ -22,21 +22,27 @@ from rich.text import Text
 from hostwright.cli.control import Control
 from hostwright.cli.output import (
     NoDaemonError,
+    cell,
     done,
     duration,
     err,
     make_table,
     out,
     print_json,
+    print_plain,
     size,
+    visible,
 )
-from hostwright.daemon import Daemon, DaemonStatus
 from hostwright.keeper import logs as keeper_logs
 from hostwright.keeper.pidfile import daemon_pid
 from hostwright.keeper.status import ServerEvent, ServerStatus
+from hostwright.status import DaemonStatus
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import resolve_paths
 from hostwright_kit.runtime import open_runtime
+
+if TYPE_CHECKING:
+    from hostwright.daemon import Daemon
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 
@@ -137,7 +143,7 @@ def logs(
         print_json({"server": name, "lines": found})
         return
     for line in found:
-        out.print(line, markup=False)
+        print_plain(line)
     if follow:
         asyncio.run(_follow(keeper_logs.follow(file)))
 
@@ -188,11 +194,11 @@ def _trouble(state: DaemonStatus) -> list[Text]:
     found: list[Text] = []
     for server in state.servers:
         if server.last_error and server.state != "ready":
-            found.append(Text(f"{server.name}: {server.last_error}", style="red"))
-            found += [Text(f"  │ {line}", style="dim") for line in server.last_stderr[-5:]]
-    found += [Text(problem, style="red") for problem in state.problems]
+            found.append(cell(f"{server.name}: {server.last_error}", style="red"))
+            found += [cell(f"  │ {line}", style="dim") for line in server.last_stderr[-5:]]
+    found += [cell(problem, style="red") for problem in state.problems]
     if state.ledger_problem:
-        found.append(Text(f"ledger: {state.ledger_problem}", style="red"))
+        found.append(cell(f"ledger: {state.ledger_problem}", style="red"))
     if state.pending_approvals:
         waiting = f"{state.pending_approvals} call(s) wait for approval: hostwright pending"
         found.append(Text(waiting, style="yellow"))
@@ -204,6 +210,8 @@ def _trouble(state: DaemonStatus) -> list[Text]:
 
 async def _up_here() -> None:
     """The daemon in this process, with the live table over it."""
+    from hostwright.daemon import Daemon  # the gateway takes a second to import
+
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
     )
@@ -314,7 +322,7 @@ def _act(name: str, action: str, *, as_json: bool) -> None:
 
 async def _follow(lines: AsyncIterator[str]) -> None:
     async for line in lines:
-        out.print(line, markup=False)
+        print_plain(line)
 
 
 def _nothing(_: ServerEvent) -> None:
@@ -323,6 +331,5 @@ def _nothing(_: ServerEvent) -> None:
 
 def _print_event(event: ServerEvent) -> None:
     reason: Any = getattr(event, "reason", None)
-    err.print(
-        escape(f"{event.at:%Y-%m-%dT%H:%M:%S} {event.type} {event.name} {reason or ''}".rstrip())
-    )
+    line = f"{event.at:%Y-%m-%dT%H:%M:%S} {event.type} {event.name} {reason or ''}".rstrip()
+    err.print(escape(visible(line)), soft_wrap=True)

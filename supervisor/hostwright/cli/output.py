@@ -1,5 +1,9 @@
 """What all commands share: tables and colours for people, JSON for programs, exit codes.
 
+What others wrote (a caller's name, an argument, a log line) reaches the terminal only through
+`visible`: an agent must not be able to hide, behind an escape sequence or a change of writing
+direction, what the owner is asked to approve.
+
 0 done · 1 failed (the message says why and what to do) · 2 wrong usage · 3 no daemon runs ·
 4 the call waits for the owner's approval.
 """
@@ -15,13 +19,19 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hostwright_kit.errors import HostError
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
 EXIT_APPROVAL_NEEDED = 4
-EXIT_CODES = {"no_daemon": EXIT_NO_DAEMON, "approval_needed": EXIT_APPROVAL_NEEDED}
+EXIT_CODES = {
+    "usage": EXIT_USAGE,
+    "no_daemon": EXIT_NO_DAEMON,
+    "approval_needed": EXIT_APPROVAL_NEEDED,
+}
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -38,9 +48,36 @@ class NoDaemonError(HostError):
         )
 
 
+def visible(text: str, *, lines: bool = False) -> str:
+    """`text` with everything that a terminal would obey, or not show, written as an escape.
+
+    Control characters, changes of writing direction, zero-width and unassigned characters, lone
+    surrogates, spaces that are none; with `lines`, ends of lines stay.
+    """
+    return "".join(
+        char if char.isprintable() or (lines and char == "\n") else _escape(char) for char in text
+    )
+
+
+def cell(text: str, *, style: str = "") -> Text:
+    """A stranger's words in a table: no control characters, no markup."""
+    return Text(visible(text), style=style)
+
+
+def print_plain(text: str) -> None:
+    """A stranger's words on lines of their own, not wrapped: fit to be copied and piped."""
+    out.print(Text(visible(text, lines=True)), soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+    """One JSON document on stdout, its strings escaped as `visible` would, in JSON's own way."""
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False)
+    sys.stdout.write(
+        "".join(
+            char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+        )
+        + "\n"
+    )
 
 
 def print_error(error: HostError, *, as_json: bool) -> int:
@@ -48,15 +85,18 @@ def print_error(error: HostError, *, as_json: bool) -> int:
     if as_json:
         print_json({"error": {"code": error.code, "message": error.message, "fix": error.fix}})
     else:
-        err.print(f"[red]✗[/] {escape(error.message)}")
-        if error.fix:
-            err.print(f"  [bold]fix:[/] {escape(error.fix)}")
+        # Not wrapped when it is not a terminal: paths and commands are there to be copied.
+        wrap = not err.is_terminal
+        message, fix = visible(error.message, lines=True), visible(error.fix, lines=True)
+        err.print(f"[red]✗[/] {escape(message)}", soft_wrap=wrap)
+        if fix:
+            err.print(f"  [bold]fix:[/] {escape(fix)}", soft_wrap=wrap)
     return EXIT_CODES.get(error.code, EXIT_FAILED)
 
 
 def done(message: str) -> None:
     """One green line."""
-    out.print(f"[green]✓[/] {escape(message)}")
+    out.print(f"[green]✓[/] {escape(visible(message))}", soft_wrap=not out.is_terminal)
 
 
 def make_table(*columns: str, title: str | None = None) -> Table:
@@ -89,6 +129,13 @@ def size(number: int | None) -> str:
                 else f"{number / step:.0f} {unit}"
             )
     return f"{number} B"
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _plain(value: Any) -> Any:

@@ -11,8 +11,9 @@ from getpass import getpass
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from rich.text import Text
 
-from hostwright.cli.output import done, make_table, out, print_json
+from hostwright.cli.output import cell, done, make_table, out, print_json
 from hostwright_kit import audit as ledger_audit
 from hostwright_kit.approvals import Approval, Approvals
 from hostwright_kit.clock import format_utc
@@ -69,7 +70,8 @@ def pending(approval_id: str | None = None, *, json: Json = False) -> None:
         table = make_table("id", "caller", "call", "arguments", "until")
         for item in found:
             short = item.arguments if len(item.arguments) <= 120 else f"{item.arguments[:120]}…"
-            table.add_row(item.id, item.caller, f"{item.server}.{item.tool}", short, item.expires)
+            call = f"{item.server}.{item.tool}"
+            table.add_row(item.id, cell(item.caller), cell(call), cell(short), item.expires)
         out.print(table)
 
 
@@ -148,9 +150,8 @@ def log(
     table = make_table("seq", "time", "type", "caller", "call", "outcome")
     for event in page.events:
         call = f"{event.server}.{event.tool}" if event.tool else event.server or ""
-        table.add_row(
-            str(event.seq), event.time, event.type, event.caller or "", call, event.outcome or ""
-        )
+        words = (event.type, event.caller or "", call, event.outcome or "")
+        table.add_row(str(event.seq), event.time, *map(cell, words))
     out.print(table)
     if page.next_cursor:
         out.print(f"Older entries: --cursor {page.next_cursor}")
@@ -234,10 +235,9 @@ def _no_terminal() -> str:
 
 
 def _print_approval(item: Approval) -> None:
-    out.print(
-        f"[bold]{item.id}[/]  {item.server}.{item.tool}  asked by {item.caller} ({item.reason})"
-    )
-    out.print(item.arguments, markup=False)
+    what = f"  {item.server}.{item.tool}  asked by {item.caller} ({item.reason})"
+    out.print(Text(item.id, style="bold") + cell(what))
+    out.print(cell(item.arguments))
     out.print(f"{item.state}, made {item.created}, until {item.expires}")
 
 

@@ -1,0 +1,29 @@
+"""What the daemon and the command line say to each other, and where.
+
+Apart from the daemon itself, so that a command starts without importing a gateway.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from hostwright.keeper.status import ServerStatus
+
+GATEWAY_SOCKET = "gateway.sock"
+CONNECT_SOCKET = "connect.sock"
+
+
+class DaemonStatus(BaseModel, frozen=True):
+    """What `hostwright status` shows."""
+
+    pid: int
+    version: str
+    uptime_seconds: float
+    url: str = Field(description="The gateway's address for HTTP clients.")
+    require_token: bool
+    profile: str = Field(description="Policy profile.")
+    terminal_approval: bool = Field(description="Whether a PIN is set, so the owner can grant.")
+    pending_approvals: int
+    ledger_problem: str | None
+    problems: list[str] = Field(description="What is wrong with manifests.")
+    servers: list[ServerStatus]
