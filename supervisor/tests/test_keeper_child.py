@@ -42,10 +42,17 @@ def escape(clear):
 """
 
 
-@pytest.fixture(params=["pidfd", "poll"])
-async def start(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Start]:
-    """Start Python source as a child; whatever a test leaves is stopped."""
+@pytest.fixture(params=["linux", "portable", "without waitid"])
+async def start(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Start]:
+    """Start Python source as a child, with Linux's means and with those that macOS has too;
+    whatever a test leaves is stopped."""
     processes.become_subreaper()
+    linux = request.param == "linux"
+    monkeypatch.setattr(processes, "LINUX", linux)
+    if request.param == "without waitid":
+        monkeypatch.delattr(os, "waitid")
     log = ServerLog(tmp_path / "x.log", str)
     children: list[Child] = []
 
@@ -56,7 +63,7 @@ async def start(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             | extra
         )
         what = what.model_copy(update={"env": {**what.env, processes.MARK: what.mark}})
-        child = await Child.start(what, log, use_pidfd=request.param == "pidfd")
+        child = await Child.start(what, log, use_pidfd=linux)
         children.append(child)
         return child
 
@@ -112,8 +119,9 @@ async def test_the_child_finds_an_ordinary_world(start: Start, tmp_path: Path) -
         env={"PATH": os.environ["PATH"], "HOSTWRIGHT_LINK_FD": str(read)},
     )
     os.close(read)
+    death = str(int(signal.SIGKILL)) if processes.LINUX else "0"
     words = (await line(child)).split()
-    assert words[:5] == [str(tmp_path), "True", "True", str(int(signal.SIGKILL)), "True"]
+    assert words[:5] == [str(tmp_path), "True", "True", death, "True"]
     ignored = int(words[5], 16)
     assert ignored == 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)  # by this Python itself
     assert words[6] == "key"
@@ -140,10 +148,11 @@ async def test_its_end_is_seen_and_told_truly(start: Start, source: str, text: s
     child = await start(source)
     ended = await asyncio.wait_for(child.wait(), 20)
     assert str(ended) == text
-    # Not reaped before `stop`, so that nobody else can get its pid.
-    row = processes.table()[child.pid]
-    assert row.zombie
-    assert row.id == child.id
+    if hasattr(os, "waitid"):
+        # Not reaped before `stop`, so that nobody else can get its pid.
+        row = processes.table()[child.pid]
+        assert row.zombie
+        assert row.id == child.id
     result = await child.stop(timeout_seconds=5)
     assert result.how == "already_exited"
     assert gone(child.pid)
@@ -290,12 +299,14 @@ async def test_what_cannot_start_says_why_and_what_to_do(
     assert caught.value.fix
 
 
-async def test_an_unexecutable_file_ends_with_its_reason_in_the_log(
-    start: Start, tmp_path: Path
-) -> None:
+async def test_an_unexecutable_file_gives_its_reason(start: Start, tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text("no interpreter line")
     program.chmod(0o755)
+    if not processes.LINUX:
+        with pytest.raises(HostError, match="Exec format error"):
+            await start("", argv=(str(program),))
+        return
     child = await start("", argv=(str(program),))
     ended = await asyncio.wait_for(child.wait(), 20)
     assert ended.code == 126
