@@ -12,9 +12,10 @@ from hostwright_kit.jobs import JobStore
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import LEDGER_FILE, Runtime
 from hostwright_kit.server import HostServer
+from hostwright_system.files import FileSpace, Roots, open_file_space, trash_folder
 from hostwright_system.settings import SystemSettings
 from hostwright_system.shell import CommandRunner
-from hostwright_system.tools import host, prompts, record, services, shell
+from hostwright_system.tools import files, host, prompts, record, services, shell
 
 VERSION = version("hostwright-system")
 
@@ -36,11 +37,29 @@ def build(runtime: Runtime) -> HostServer:
     # The supervisor is our parent when it started us; ending it would end everything.
     protected = (os.getppid(),) if runtime.link_key else ()
     host.register(app, settings, protected_pids=protected)
+    files.register(app, _file_space(runtime, settings))
     services.register(app, settings)
     shell.register(app, jobs, CommandRunner(jobs))
     record.register(app, runtime.paths.state_dir / LEDGER_FILE)
     prompts.register(app)
     return app
+
+
+def _file_space(runtime: Runtime, settings: SystemSettings) -> FileSpace:
+    state = runtime.paths.state_dir / "files"
+    roots = Roots(
+        settings.roots or None,
+        protected=runtime.paths.protected,
+        deny=settings.deny,
+        trash=trash_folder(state),
+    )
+    space = open_file_space(roots, state)
+
+    async def close() -> None:
+        space.close()
+
+    runtime.on_close(close)
+    return space
 
 
 def main() -> None:

@@ -45,8 +45,8 @@ def tools(name: str | None = None, *, json: Json = False) -> None:
         required = set(tool.input_schema.get("required", ()))
         names = tool.input_schema.get("properties", {})
         arguments = " ".join(one if one in required else f"[{one}]" for one in names)
-        first_line = (tool.description or "").strip().split("\n", 1)[0]
-        table.add_row(tool.name, _effect(tool), _literal(arguments), _literal(first_line))
+        summary = " ".join((tool.description or "").strip().split("\n\n", 1)[0].split())
+        table.add_row(tool.name, _effect(tool), _literal(arguments), _literal(summary))
     out.print(table)
 
 

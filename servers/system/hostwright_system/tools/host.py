@@ -68,8 +68,8 @@ def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple
         hardware, sorted, filtered and paged.
 
         Examples: kind=processes sort=cpu_percent order=desc limit=5; kind=ports
-        filter={"port": 8080}; kind=packages filter={"name": "openssl*"}. An unknown field is an
-        error that names the fields there are. Command lines are shown with secrets removed.
+        filter={"local_port": 8080}; kind=packages filter={"name": "openssl*"}. An unknown field
+        is an error that names the fields there are. Command lines are shown with secrets removed.
         """
         return await query(
             kind,
@@ -102,7 +102,9 @@ def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple
     @app.read_tool(title="Network")
     def network_info() -> NetworkInfo:
         """Interfaces with addresses and counters, routes, default gateway, DNS resolvers, host
-        names and proxies (without credentials). Nothing is sent over the network."""
+        names and proxies (without credentials).
+
+        Read from this machine; only its own full name is asked of the resolver (1 s at most)."""
         return read_network()
 
     @app.write_tool(destructive=True, title="Signal a process")

@@ -1,0 +1,19 @@
+"""Draws the README's picture: the status table of the daemon that runs here, as SVG.
+
+`.venv/bin/python scripts/picture.py docs/status.svg` beside a running `make up`.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from rich.console import Console
+
+from hostwright.cli.control import Control
+from hostwright.cli.daemon import render
+
+console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+console.print("$ hostwright status", style="bold")
+console.print(render(Control().status()))
+console.save_svg(sys.argv[1], title="hostwright")
