@@ -28,8 +28,7 @@ from hostwright.gateway.listeners import ALL, ConnectSocket, Endpoints, Probes, 
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
 from hostwright.keeper.status import ActionResult, ServerEvent
-from hostwright.manifest import Manifest
-from hostwright.manifest_files import Problem, load_manifests, suite_folder
+from hostwright.manifest_files import read_manifests
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
 from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET, DaemonStatus
@@ -37,7 +36,6 @@ from hostwright_kit.errors import HostError
 from hostwright_kit.http import bind_tcp, make_server, unix_listener
 from hostwright_kit.ledger import Entry
 from hostwright_kit.operator_pin import OperatorPin
-from hostwright_kit.paths import Paths
 from hostwright_kit.runtime import TOKENS_FILE, Runtime
 from hostwright_kit.server import HostServer
 from hostwright_kit.stdio import MAX_LINE_BYTES, LineWire
@@ -233,11 +231,6 @@ class Daemon:
             work.close()
             raise
         return await work
-
-
-def read_manifests(paths: Paths) -> tuple[list[Manifest], list[Problem]]:
-    """The manifests of the suite and of the owner, and everything that is wrong with them."""
-    return load_manifests((suite_folder(), paths.config_dir / "manifests"))
 
 
 @asynccontextmanager

@@ -23,6 +23,8 @@ from hostwright_kit.redact import is_secret_name
 ENTRY_POINT_GROUP = "hostwright.servers"
 
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,62}$"
+SUPERVISOR = "hostwright"
+"""The supervisor's own server in the gateway; no other may be called so."""
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 # `$${VAR}` stands for a literal `${VAR}`; `${VAR:-text}` has a default, as in .mcp.json files.
 _REFERENCE = re.compile(r"(?P<escape>\$?)\$\{(?P<name>[^}:]*)(?::-(?P<default>[^}]*))?\}")
@@ -125,6 +127,13 @@ class Manifest(BaseModel):
     def folder(self) -> Path | None:
         """Where it is started; None: where the daemon was."""
         return Path(self.cwd).expanduser() if self.cwd else None
+
+    @field_validator("name")
+    @classmethod
+    def _not_ours(cls, value: str) -> str:
+        if value == SUPERVISOR:
+            raise ValueError(f"{value!r} is the supervisor's own name")
+        return value
 
     @field_validator("cwd")
     @classmethod

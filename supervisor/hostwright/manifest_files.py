@@ -33,6 +33,7 @@ from hostwright.manifest import (
     expand,
 )
 from hostwright_kit.errors import HostError
+from hostwright_kit.paths import Paths
 
 MAX_FILE_BYTES = 256 * 1024
 MAX_LOCATED_LINES = 2_000
@@ -56,6 +57,16 @@ class Problem(BaseModel, frozen=True):
 def suite_folder() -> Path:
     """The suite's own manifests, shipped inside the package (the repository's `manifests/`)."""
     return Path(__file__).parent / "manifests"
+
+
+def user_folder(paths: Paths) -> Path:
+    """The owner's own manifests; each overrides one of the suite by its name."""
+    return paths.config_dir / "manifests"
+
+
+def read_manifests(paths: Paths) -> tuple[list[Manifest], list[Problem]]:
+    """The manifests of the suite and of the owner, and everything that is wrong with them."""
+    return load_manifests((suite_folder(), user_folder(paths)))
 
 
 def load_manifests(
@@ -181,7 +192,7 @@ def _explain(kind: str, message: str, path: tuple[int | str, ...]) -> tuple[str,
         return "This key is not known.", f"Remove it; known here: {', '.join(model.model_fields)}."
     if kind == "missing":
         return "This key is missing.", "Add it."
-    if path == ("name",):
+    if path == ("name",) and kind != "value_error":
         return f"{message}.", "Use up to 63 lower-case letters, digits and hyphens, a letter first."
     text = message.removeprefix("Value error, ")
     return f"{text[:1].upper()}{text[1:]}.", "Correct the value."
