@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,12 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
     one = Daemon(tmp_path)
     yield one
     one.kill()
+    await open_and_close(tmp_path)
+    wait_gone(*one.pids)
 
 
 def running(pid: int) -> bool:
@@ -126,9 +128,9 @@ async def open_and_close(folder: Path) -> Any:
     return survivors
 
 
-def test_an_orderly_end_leaves_nothing(daemon: Daemon) -> None:
+async def test_an_orderly_end_leaves_nothing(daemon: Daemon) -> None:
     assert all(running(pid) for pid in daemon.pids)
-    out, _ = daemon.process.communicate("\n", timeout=60)
+    out, _ = await asyncio.to_thread(daemon.process.communicate, "\n", timeout=60)
     assert out == "down\n"
     assert daemon.process.returncode == 0
     assert [pid for pid in daemon.pids if processes.identity(pid)] == []

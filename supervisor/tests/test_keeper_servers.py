@@ -17,6 +17,7 @@ import pytest
 
 from hostwright.keeper import processes
 from hostwright.keeper.child import Child
+from hostwright.keeper.environment import build_environment
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
 from hostwright.keeper.server import Target
@@ -425,6 +426,32 @@ async def test_the_environment_is_given_on_purpose(suite: Open, tmp_path: Path) 
     everything += repr(s.keeper.status()) + (tmp_path / "run/children.json").read_text()
     assert "a-very-secret" not in everything
     assert "key is [redacted]" in everything
+
+
+def test_ours_inherit_what_is_no_secret_and_others_only_what_is_ordinary() -> None:
+    daemon = {
+        "PATH": "/bin",
+        "EDITOR": "vi",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "HOSTWRIGHT_STATE_DIR": "/s",
+        "HOSTWRIGHT_WALLET__TOKEN_LIFETIME": "5",
+        "HOSTWRIGHT_TOKEN": "x",
+        "HOSTWRIGHT_LINK_FD": "9",
+        "HOSTWRIGHT_CHILD": "outer",
+    }
+    ours = Manifest(name="a", entry_point="a")
+    assert build_environment(ours, daemon, {"B": "2", "PATH": "/b"}, "mark") == {
+        "PATH": "/b",
+        "EDITOR": "vi",
+        "HOSTWRIGHT_STATE_DIR": "/s",
+        "HOSTWRIGHT_WALLET__TOKEN_LIFETIME": "5",
+        "B": "2",
+        "HOSTWRIGHT_CHILD": "mark",
+    }
+    assert build_environment(manifest("b"), daemon, {}, "mark") == {
+        "PATH": "/bin",
+        "HOSTWRIGHT_CHILD": "mark",
+    }
 
 
 async def test_a_failing_listener_and_a_failing_preparation_stop_nothing(suite: Open) -> None:

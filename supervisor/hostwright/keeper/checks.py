@@ -17,6 +17,7 @@ from hostwright.manifest import Manifest
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
+SETTLED_SECONDS = 1.0
 
 
 class Finding(NamedTuple):
@@ -44,8 +45,11 @@ class Checks:
             return
         yield Finding(Input.ANSWERED)
         rules, missed = self._manifest.health, 0
+        # The first answer took as long as the server took to start; soon comes a plain one.
+        pause = min(SETTLED_SECONDS, rules.interval_seconds)
         while True:
-            await asyncio.sleep(rules.interval_seconds)
+            await asyncio.sleep(pause)
+            pause = rules.interval_seconds
             error = await self._ask(ask, rules.timeout_seconds)
             if not error:
                 missed = 0
