@@ -260,8 +260,24 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         raise HostError(
             f"There is no ledger at {path} yet.", fix="Make a first call.", code="not_found"
         )
+    db = _connect_readonly(path, "mode=ro")
+    try:
+        db.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.OperationalError as error:
+        db.close()
+        wal = path.with_name(f"{path.name}-wal")
+        if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or (
+            wal.exists() and wal.stat().st_size
+        ):
+            raise
+        # A copy on a disk that is read-only: nobody can be writing, and all of it is in the file.
+        db = _connect_readonly(path, "mode=ro&immutable=1")
+    return db
+
+
+def _connect_readonly(path: Path, options: str) -> sqlite3.Connection:
     db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10, check_same_thread=False
+        f"{path.absolute().as_uri()}?{options}", uri=True, timeout=10, check_same_thread=False
     )
     db.row_factory = sqlite3.Row
     return db

@@ -27,7 +27,7 @@ MIN_VALUE_CHARS = 4
 """Shorter values are not looked for in text: they are in every text."""
 
 _SECRET_NAME = re.compile(
-    r"(?i)(pass(word|wd|phrase)?|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"(?i)(pass(word|wd|phrase|code|$|[_-])|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|credential|authorization|cookie|session[_-]?id|mnemonic|seed[_-]?phrase"
     r"|(^|[_-])(pin|otp|auth|key)$)"
 )
@@ -45,7 +45,10 @@ _SHAPES: tuple[re.Pattern[str], ...] = (
         (?:(?:\s|\\[nr])*[A-Za-z0-9+/=]{0,80}(?:\s|\\[nr])*-----END\ [A-Z ]{0,40}-----)?)"""
     ),
     # "basic" is also a word of English; credentials in base64 have a digit or an equals sign.
-    re.compile(r"(?i)\b(?:bearer\s{1,8}|basic\s{1,8}(?=\S{0,60}[0-9=]))([A-Za-z0-9._~+/=-]{8,})"),
+    re.compile(
+        r"(?i)\b(?:bearer\s{1,8}|authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?basic\s{1,8}"
+        r"|basic\s{1,8}(?=\S{0,60}[0-9=]))([A-Za-z0-9._~+/=-]{8,})"
+    ),
     re.compile(
         r"\b(sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
         r"|glpat-[\w-]{16,}|xox[abposr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}"

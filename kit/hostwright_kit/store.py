@@ -21,6 +21,7 @@ BUSY_TIMEOUT_MS = 10_000
 def open_store(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
     """Open (or create, mode 0600) the database at `path` and bring it to the newest schema.
 
+    A migration may hold several statements, each beginning on a line of its own.
     The connection is in autocommit mode; group writes with `transaction`. It may be handed from
     thread to thread, but only one may use it at a time: the callers hold a lock.
     """
