@@ -50,6 +50,7 @@ class SystemPackage:
 SYSTEM_PACKAGES = (
     SystemPackage("systemd", Path("/usr/lib/systemd/systemd"), root_only=True),
     SystemPackage("dbus", Path("/usr/bin/dbus-daemon"), root_only=True),
+    SystemPackage("dbus-user-session", Path("/usr/lib/systemd/user/dbus.socket"), root_only=True),
 )
 
 
