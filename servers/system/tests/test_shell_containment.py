@@ -100,17 +100,17 @@ def assert_contained(result: CommandResult, means: str, marker: str) -> None:
 ESCAPES = {
     "a background child that holds the pipe": ("sleep 1000 & echo started", 1),
     "a grandchild": ("(sleep 1000 & sleep 1000 &) ; echo started", 2),
-    "a setsid daemon": ("setsid sleep 1000 & sleep 0.2; echo started", 1),
+    "a setsid daemon": ("setsid sleep 1000 & sleep 0.5; echo started", 1),
     "setsid and a double fork": (
         "(setsid sh -c '(setsid sleep 1000 &) ; sleep 1000' >/dev/null 2>&1 </dev/null &) ;"
-        " sleep 0.3; echo started",
+        " sleep 0.5; echo started",
         3,
     ),
     "one that ignores SIGTERM and SIGHUP": (
-        "(trap '' TERM HUP; sleep 1000 & sleep 1000) & sleep 0.2; echo started",
+        "(trap '' TERM HUP; sleep 1000 & sleep 1000) & sleep 0.5; echo started",
         2,
     ),
-    "one that is stopped": ("sh -c 'kill -STOP $$; sleep 1000' & sleep 0.2; echo started", 1),
+    "one that is stopped": ("sh -c 'kill -STOP $$; sleep 1000' & sleep 0.5; echo started", 1),
 }
 
 
@@ -142,7 +142,7 @@ async def test_a_time_out_ends_a_tree_that_ignores_sigterm(
         while True:
             time.sleep(1000)
     """
-    result = await runner.run(python(code, marker), timeout_seconds=1.5)
+    result = await runner.run(python(code, marker), timeout_seconds=4)
     assert_contained(result, means, marker)
     assert (result.timed_out, result.signal) == (True, "SIGKILL")
     assert result.ended_processes == 8
@@ -151,16 +151,22 @@ async def test_a_time_out_ends_a_tree_that_ignores_sigterm(
 async def test_what_is_already_finishing_may_finish(
     runner: CommandRunner, means: str, marker: str
 ) -> None:
-    result = await runner.run(line("(sleep 0.03; echo late) & echo early", marker))
-    assert_contained(result, means, marker)
-    assert result.stdout.head == "early\nlate\n"
+    # A busy machine may eat the short time that is given; ended at once, none would ever finish.
+    finished: list[str] = []
+    for _ in range(10):
+        result = await runner.run(line("(sleep 0.03; echo late) & echo early", marker))
+        assert_contained(result, means, marker)
+        finished.append(result.stdout.head)
+        if finished[-1] == "early\nlate\n":
+            break
+    assert finished[-1] == "early\nlate\n", finished
 
 
 async def test_sigterm_comes_first_and_leaves_time_to_clean_up(
     runner: CommandRunner, means: str, marker: str
 ) -> None:
     spec = line("trap 'echo cleaned; exit 9' TERM; echo up; while :; do sleep 0.05; done", marker)
-    result = await runner.run(spec, timeout_seconds=1)
+    result = await runner.run(spec, timeout_seconds=2)
     assert_contained(result, means, marker)
     assert result.stdout.head == "up\ncleaned\n"
     assert (result.timed_out, result.exit_code) == (True, 9)
@@ -319,6 +325,10 @@ async def test_sigkill_of_the_server_leaves_no_process_and_a_true_record(
         async with asyncio.timeout(20):
             # At least the outer shell and its sleep, the inner one's two.
             while len(marked(marker)) < 4:
+                await asyncio.sleep(0.02)
+            # What the server had not read yet when it died is lost with it.
+            output = state / "jobs" / "output" / f"{job_id}.stdout"
+            while not output.exists() or output.read_bytes() != b"up\n":
                 await asyncio.sleep(0.02)
     finally:
         server.kill()
