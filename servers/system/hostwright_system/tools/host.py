@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from hostwright_kit.progress import ticking
 from hostwright_kit.server import HostServer
 from hostwright_system.host.discover import Discovery
 from hostwright_system.host.discover import system_discover as discover
@@ -132,14 +133,15 @@ def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple
         their manager from starting them again. pid 1, kernel threads and this suite's own
         processes are refused.
         """
-        return await send_signal(
-            pid,
-            signal,
-            expected_start_time_ticks=expected_start_time_ticks,
-            expected_name=expected_name,
-            wait_seconds=wait_seconds,
-            protected_pids=protected_pids,
-        )
+        async with ticking(wait_seconds, f"{signal} was sent"):
+            return await send_signal(
+                pid,
+                signal,
+                expected_start_time_ticks=expected_start_time_ticks,
+                expected_name=expected_name,
+                wait_seconds=wait_seconds,
+                protected_pids=protected_pids,
+            )
 
     @app.resource("system://health", mime_type="application/json", title="Machine health")
     def health_resource() -> str:

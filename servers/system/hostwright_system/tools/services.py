@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from hostwright_kit.check import Finding
 from hostwright_kit.guard import call_scope
+from hostwright_kit.progress import ticking
 from hostwright_kit.redact import redact_text
 from hostwright_kit.server import HostServer
 from hostwright_system import services
@@ -103,15 +104,16 @@ def register(app: HostServer, settings: SystemSettings) -> None:
         (D-Bus, journald, sshd, the network) needs allow_protected. A job that outlasts
         wait_seconds goes on and is reported as running.
         """
-        result = await services.service_control(
-            unit,
-            action,
-            wait_seconds=wait_seconds,
-            allow_protected=allow_protected,
-            scope=scope,
-            bus_address=bus_address,
-            journal=journal,
-        )
+        async with ticking(wait_seconds, f"{action} {unit}"):
+            result = await services.service_control(
+                unit,
+                action,
+                wait_seconds=wait_seconds,
+                allow_protected=allow_protected,
+                scope=scope,
+                bus_address=bus_address,
+                journal=journal,
+            )
         if undo := UNDONE_BY.get(action):
             call_scope().undone_by("service_control", unit=unit, action=undo, scope=scope)
         return result

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastmcp import Context
 from pydantic import Field
 
 from hostwright_kit.guard import call_scope
 from hostwright_kit.job_output import OutputPage
 from hostwright_kit.jobs import JobRecord, JobStore
+from hostwright_kit.progress import ticking
 from hostwright_kit.server import HostServer
 from hostwright_system.shell import CommandResult, CommandRunner, CommandSpec
 
@@ -78,9 +78,10 @@ def register(app: HostServer, jobs: JobStore, runner: CommandRunner) -> None:
         it started is ended too, even what detached itself: a daemon belongs to service_control.
         """
         spec = _spec(argv, command, shell, cwd, env, stdin, stdin_base64, merge_stderr)
-        return await runner.run(
-            spec, timeout_seconds=timeout_seconds, head_bytes=head_bytes, tail_bytes=tail_bytes
-        )
+        async with ticking(timeout_seconds, "the command runs"):
+            return await runner.run(
+                spec, timeout_seconds=timeout_seconds, head_bytes=head_bytes, tail_bytes=tail_bytes
+            )
 
     @app.write_tool(destructive=True, open_world=True)
     async def shell_start(
@@ -114,20 +115,12 @@ def register(app: HostServer, jobs: JobStore, runner: CommandRunner) -> None:
         wait_seconds: Annotated[
             float, Field(ge=0, le=45, description="Wait up to this long for its end.")
         ] = 0.0,
-        ctx: Context | None = None,
     ) -> JobRecord:
         """How a job is: state, exit code, bytes of output, progress, and its result once ended."""
         if wait_seconds == 0:
             return await jobs.status(job_id)
-        waited = 0.0
-        while True:
-            step = min(2.0, wait_seconds - waited)
-            record = await jobs.wait(job_id, step)
-            waited += step
-            if record.ended or waited >= wait_seconds:
-                return record
-            if ctx is not None:
-                await ctx.report_progress(waited, wait_seconds, record.progress_text)
+        async with ticking(wait_seconds, "the job runs"):
+            return await jobs.wait(job_id, wait_seconds)
 
     @app.read_tool()
     async def job_output(
@@ -156,7 +149,8 @@ def register(app: HostServer, jobs: JobStore, runner: CommandRunner) -> None:
         ] = 10.0,
     ) -> JobRecord:
         """End a job and everything it started. Look at `state`: it says whether it has ended."""
-        return await jobs.cancel(job_id, wait_seconds=wait_seconds)
+        async with ticking(wait_seconds, "the job is being ended"):
+            return await jobs.cancel(job_id, wait_seconds=wait_seconds)
 
 
 def _spec(
