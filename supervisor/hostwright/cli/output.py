@@ -11,6 +11,7 @@ direction, what the owner is asked to approve.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,10 @@ EXIT_CODES = {
     "approval_needed": EXIT_APPROVAL_NEEDED,
 }
 
-out = Console(highlight=False)
+# Read by programs and people with `less`, a table need not fit into 80 columns.
+PIPED_COLUMNS = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 200
+
+out = Console(highlight=False, width=PIPED_COLUMNS)
 err = Console(stderr=True, highlight=False)
 
 
