@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -32,7 +34,7 @@ Cursor = Annotated[
 def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple[int, ...]) -> None:
     """Add the tools, the two resources and what keeps their readings fresh."""
     monitor = HealthMonitor()
-    app.background.append(monitor.keep_fresh)
+    app.background += [monitor.keep_fresh, functools.partial(_warm, monitor)]
 
     async def services() -> list[ServiceRow]:
         return await _all_services(settings.dbus_address)
@@ -152,6 +154,11 @@ def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple
     def os_resource() -> str:
         """Name, version, kernel and architecture of the operating system, as JSON."""
         return operating_system().model_dump_json()
+
+
+async def _warm(monitor: HealthMonitor) -> None:
+    """Ask once what never changes (which virtualization), so that no caller waits for it."""
+    await asyncio.to_thread(monitor.read)
 
 
 async def _all_services(bus_address: str | None) -> list[ServiceRow]:
