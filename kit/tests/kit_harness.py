@@ -110,16 +110,19 @@ class Home:
         env: Mapping[str, str] | None = None,
         stdin: int | IO[bytes] | None = subprocess.PIPE,
         stdout: int | IO[bytes] | None = subprocess.PIPE,
+        stderr: int | None = None,
         before: Callable[[], object] | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> subprocess.Popen[bytes]:
         """The test server as a process with pipes; the caller ends it."""
-        with self.stderr_file.open("ab") as stderr:
+        with self.stderr_file.open("ab") as file:
             return subprocess.Popen(
                 [sys.executable, "-m", "probe_server", *options],
                 env=self.env(**(env or {})),
                 stdin=stdin,
                 stdout=stdout,
-                stderr=stderr,
+                stderr=file if stderr is None else stderr,
+                pass_fds=pass_fds,
                 preexec_fn=before,  # noqa: PLW1509 - it closes descriptors, nothing else does
             )
 
@@ -291,3 +294,51 @@ def _over_socket(path: str) -> Any:
         return httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=path), **options)
 
     return factory
+
+
+def http_exchange(
+    way: str,
+    address: str,
+    body: bytes,
+    *,
+    method_header: str = "",
+    name_header: str = "",
+    **headers: str,
+) -> tuple[int, bytes]:
+    """One POST by hand, so that what a library would refuse to send can be sent too.
+
+    Status 0: the server closed the connection without an answer.
+    """
+    sent = {
+        "host": "localhost",
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        "content-length": str(len(body)),
+        "connection": "close",
+    }
+    if method_header:
+        sent |= {"mcp-protocol-version": "2026-07-28", "mcp-method": method_header}
+    if name_header:
+        sent["mcp-name"] = name_header
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"{name}: {value}" for name, value in sent.items() if value]
+    head = "\r\n".join(["POST /mcp HTTP/1.1", *lines, "", ""]).encode("latin-1")
+    with _connected(way, address) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(head + body)
+        answer = b""
+        with contextlib.suppress(OSError):
+            while chunk := connection.recv(65536):
+                answer += chunk
+    status, _, rest = answer.partition(b"\r\n")
+    return (int(status.split()[1]) if status else 0), rest.partition(b"\r\n\r\n")[2]
+
+
+def _connected(way: str, address: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX if way.endswith("socket") else socket.AF_INET)
+    connection.settimeout(20)
+    if way.endswith("socket"):
+        connection.connect(address)
+    else:
+        connection.connect(("127.0.0.1", int(address.rpartition(":")[2])))
+    return connection

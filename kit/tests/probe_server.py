@@ -7,6 +7,7 @@ and how often, whatever the answers say.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from pathlib import Path
@@ -133,7 +134,14 @@ def _writes(app: HostServer) -> None:
         time.sleep(seconds)
         return "done"
 
-    del note, wreck, login, slow_async, slow_sync, hog
+    @app.write_tool(destructive=False)
+    async def shout() -> str:
+        """Log more than a pipe holds."""
+        did("shout begun")
+        logging.getLogger("probe").error("x" * 500_000)
+        return "done"
+
+    del shout, note, wreck, login, slow_async, slow_sync, hog
 
 
 def _faults(app: HostServer, runtime: Runtime) -> None:
