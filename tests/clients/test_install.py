@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from .agents import Agent, ClaudeCode, OpenClaw, OpenCode
 from .conftest import Daemon
 from .harness import Done, Endpoint, Room, program
+
+# Somebody else's server, which must stay as it is.
+FOREIGN = """
+from fastmcp import FastMCP
+app = FastMCP("foreign")
+app.tool(lambda: "hello", name="hello", description="Says hello.")
+app.run(show_banner=False)
+"""
 
 CLIENTS = {
     "claude-code": pytest.param(ClaudeCode, marks=pytest.mark.clients),
@@ -26,15 +36,16 @@ def install(agent: Agent, *options: str) -> Done:
     return agent.room.run(argv, agent.env).ok()
 
 
-def test_the_client_connects_and_keeps_what_it_had(agent: Agent, daemon: Daemon) -> None:
-    agent.add(Endpoint(url=daemon.url, token=daemon.token(f"own-{agent.folder}")), "own")
-    install(agent)
+@pytest.mark.parametrize("transport", [[], ["--http"]], ids=["stdio", "http"])
+def test_the_client_connects_and_keeps_what_it_had(agent: Agent, transport: list[str]) -> None:
+    agent.add(Endpoint(argv=(sys.executable, "-c", FOREIGN)), "foreign")
+    install(agent, *transport)
     found = agent.connected()
     assert len(found) > 1, found
     assert all(found.values()), found
 
-    install(agent)
+    install(agent, *transport)
     assert agent.connected() == found
 
     install(agent, "--remove")
-    assert agent.connected() == {"own": True}
+    assert agent.connected() == {"foreign": True}
