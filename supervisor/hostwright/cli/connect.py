@@ -122,11 +122,12 @@ def _run_alone(name: str) -> None:
             "No daemon runs here.",
             "Start it with `hostwright up --detach`, or name one server to run it alone: "
             "`hostwright connect system`.",
+            code=3,
         )
     argv = [sys.executable, "-m", "hostwright_kit.run", name]
     os.execv(sys.executable, argv)  # noqa: S606 - no shell is what we want
 
 
-def _fail(message: str, fix: str) -> None:
+def _fail(message: str, fix: str, *, code: int = 1) -> None:
     sys.stderr.write(f"hostwright connect: {message}\n  fix: {fix}\n")
-    raise SystemExit(1)
+    raise SystemExit(code)

@@ -67,7 +67,7 @@ def up(
     if detach:
         _up_detached(as_json=json)
         return
-    asyncio.run(_up_here())
+    asyncio.run(_up_here(as_json=json))
 
 
 def down(*, json: Json = False) -> None:
@@ -97,6 +97,12 @@ def status(
 ) -> None:
     """How the supervisor and its servers are. Exit code 3 when no daemon runs."""
     control = Control()
+    if json and watch:
+        raise HostError(
+            "A status that goes on is no JSON document.",
+            fix="Leave out --watch or --json.",
+            code="usage",
+        )
     if json:
         print_json(control.get("/control/status"))
     elif watch:
@@ -139,6 +145,10 @@ def logs(
             code="not_found",
         )
     found = keeper_logs.tail(file, min(max(lines, 1), 10_000))
+    if json and follow:
+        raise HostError(
+            "A log that goes on is no JSON document.", fix="Leave out -f or --json.", code="usage"
+        )
     if json:
         print_json({"server": name, "lines": found})
         return
@@ -208,7 +218,7 @@ def _trouble(state: DaemonStatus) -> list[Text]:
     return found
 
 
-async def _up_here() -> None:
+async def _up_here(*, as_json: bool) -> None:
     """The daemon in this process, with the live table over it."""
     from hostwright.daemon import Daemon  # the gateway takes a second to import
 
@@ -217,13 +227,14 @@ async def _up_here() -> None:
     )
     runtime = open_runtime("hostwright")
     try:
-        interactive = out.is_terminal
+        interactive = out.is_terminal and not as_json
         daemon = Daemon(runtime, on_event=_nothing if interactive else _print_event)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, daemon.stop)
         serving = asyncio.create_task(daemon.run())
-        showing = asyncio.create_task(_show(daemon, live=interactive))
+        how = _show_json(daemon) if as_json else _show(daemon, live=interactive)
+        showing = asyncio.create_task(how)
         try:
             await serving
         finally:
@@ -246,6 +257,12 @@ async def _show(daemon: Daemon, *, live: bool) -> None:
     await daemon.settled.wait()
     out.print(render(await asyncio.to_thread(daemon.status)))
     out.print(connect_lines(daemon.url), soft_wrap=True)
+
+
+async def _show_json(daemon: Daemon) -> None:
+    await daemon.settled.wait()
+    print_json(await asyncio.to_thread(daemon.status))
+    sys.stdout.flush()
 
 
 def _up_detached(*, as_json: bool) -> None:
