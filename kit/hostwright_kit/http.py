@@ -18,8 +18,10 @@ import stat
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from fastmcp.server.http import StarletteWithLifespan, StreamableHTTPASGIApp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hostwright_kit.errors import HostError
@@ -97,18 +99,27 @@ class BodyLimit:
         if not declared.isdigit() or int(declared) > self._max:
             await _answer(send, 413, f"A message may have {self._max} bytes")
             return
-        seen = 0
+        seen, begun, refused = 0, False, False
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal seen, refused
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max:
-                # Chunked and over the bound: to the application the client has gone.
-                return {"type": "http.disconnect"}
-            return message
+            if seen <= self._max:
+                return message
+            # Chunked, so the length shows only now. To the application the client has gone.
+            if not begun and not refused:
+                refused = True
+                await _answer(send, 413, f"A message may have {self._max} bytes")
+            return {"type": "http.disconnect"}
 
-        await self._app(scope, counted, send)
+        async def unless_refused(message: Message) -> None:
+            nonlocal begun
+            if not refused:
+                begun = True
+                await send(message)
+
+        await self._app(scope, counted, unless_refused)
 
 
 class QuietServer(uvicorn.Server):
@@ -118,6 +129,23 @@ class QuietServer(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         """Leave the signals alone."""
         yield
+
+
+def accept_bodies(app: StarletteWithLifespan, max_bytes: int = MAX_BODY_BYTES) -> None:
+    """Raise the SDK's own bound of 4 MiB, which FastMCP does not let through, to ours."""
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(scope_app: Any) -> AsyncGenerator[Any]:
+        async with inner(scope_app) as state:
+            for route in app.routes:
+                endpoint = getattr(route, "endpoint", None)
+                # The manager exists only while the lifespan runs.
+                if isinstance(endpoint, StreamableHTTPASGIApp) and endpoint.session_manager:
+                    endpoint.session_manager.asgi_app.max_body_size = max_bytes
+            yield state
+
+    app.router.lifespan_context = lifespan
 
 
 def make_server(app: ASGIApp) -> QuietServer:

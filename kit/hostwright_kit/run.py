@@ -32,6 +32,7 @@ from hostwright_kit.http import (
     TOKEN_VARIABLE,
     BearerAuth,
     BodyLimit,
+    accept_bodies,
     bind_tcp,
     is_loopback,
     make_server,
@@ -234,6 +235,7 @@ async def _serve_socket(app: HostServer, path: Path) -> None:
 
 def _http_app(app: HostServer, *, token_required: bool, hosts: list[str]) -> ASGIApp:
     inner = app.http_app(path="/mcp", host_origin_protection=True, allowed_hosts=hosts)
+    accept_bodies(inner)
     tokens = Tokens(app.runtime.paths.state_dir / TOKENS_FILE)
     auth = BearerAuth(inner, tokens, required=token_required)
     if token_required and not auth.can_admit():

@@ -128,9 +128,15 @@ class LineWire:
 
     async def _parse(self, line: bytes) -> mcp.JSONRPCMessage | None:
         try:
-            return mcp.jsonrpc_message_adapter.validate_json(line, by_name=False)
+            message = mcp.jsonrpc_message_adapter.validate_json(line, by_name=False)
         except ValidationError:
-            code, text, request_id = _diagnose(line)
+            pass
+        else:
+            # A request whose id is unusable (null, an object) also fits the model of a
+            # notification, and would wait for its answer for ever.
+            if not isinstance(message, mcp.JSONRPCNotification) or "id" not in json.loads(line):
+                return message
+        code, text, request_id = _diagnose(line)
         await self._refuse(code, text, request_id)
         return None
 
