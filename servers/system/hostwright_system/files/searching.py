@@ -141,12 +141,14 @@ class _Search:
         self.rules = [("", base)]
         self.position = self.resume
         for node in walk(self.folder.fd, enter=self._enter, failed=self._failed):
-            if time.monotonic() >= self.ends_at:
+            if self._passed(node):
+                continue
+            # Looked at only where this page has got further: else a slow way back to the cursor
+            # would use up the time of every page, and no page would ever get on.
+            if self.position is not self.resume and time.monotonic() >= self.ends_at:
                 self.stopped = "deadline"
             if self.stopped:
                 break
-            if self._passed(node):
-                continue
             if stat.S_ISREG(node.info.st_mode):
                 self._look_at(node)
             if not self.stopped:
