@@ -52,6 +52,11 @@ SECRET_PLACES: tuple[str, ...] = (
     *("**/.config/gcloud/**", "**/.azure/**", "**/.oci/**", "**/.config/doctl/**"),
     *("**/.kube/config*", "**/.kube/cache/oidc-login/**", "**/kubeconfig", "**/*.kubeconfig"),
     *("**/.docker/config.json", "**/.config/containers/auth.json", "**/.config/helm/registry/**"),
+    # What an agent's harness may run or answer by itself (hooks), and its tokens: who can write
+    # here needs no approval any more.
+    *("**/.claude/settings*.json", "**/.claude.json", "**/.codex/config.toml"),
+    *("**/.codex/auth.json", "**/opencode/auth.json", "**/.openclaw/**"),
+    *("**/claude_desktop_config.json", "**/.cursor/mcp.json"),
     *("**/.netrc", "**/_netrc", "**/.authinfo*", "**/.pgpass", "**/.my.cnf", "**/.mylogin.cnf"),
     *("**/.git-credentials", "**/.config/git/credentials", "**/.config/gh/hosts.yml"),
     *("**/.config/glab-cli/config.yml", "**/.config/hub", "**/.subversion/auth/**"),
