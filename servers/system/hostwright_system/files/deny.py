@@ -55,8 +55,7 @@ SECRET_PLACES: tuple[str, ...] = (
     # What an agent's harness may run or answer by itself (hooks), and its tokens: who can write
     # here needs no approval any more.
     *("**/.claude/settings*.json", "**/.claude.json", "**/.codex/config.toml"),
-    *("**/.codex/auth.json", "**/opencode/auth.json", "**/.openclaw/**"),
-    *("**/claude_desktop_config.json", "**/.cursor/mcp.json"),
+    *("**/claude_desktop_config.json", "**/.cursor/mcp.json", "**/.openclaw/openclaw.json"),
     *("**/.netrc", "**/_netrc", "**/.authinfo*", "**/.pgpass", "**/.my.cnf", "**/.mylogin.cnf"),
     *("**/.git-credentials", "**/.config/git/credentials", "**/.config/gh/hosts.yml"),
     *("**/.config/glab-cli/config.yml", "**/.config/hub", "**/.subversion/auth/**"),
