@@ -6,9 +6,10 @@ when no daemon runs. Starts, ends and removes nothing.
 
 from __future__ import annotations
 
+import errno
+import socket
 import stat
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -24,7 +25,6 @@ from hostwright.keeper.pidfile import PID_FILE
 from hostwright.keeper.status import ServerStatus
 from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET, DaemonStatus
 from hostwright_kit.errors import HostError
-from hostwright_kit.http import bind_tcp
 from hostwright_kit.paths import Paths
 
 _STATES: dict[ServerState, State] = {
@@ -64,14 +64,28 @@ def check_gateway(paths: Paths, running: Running) -> Iterator[Finding]:
         return
     if running.pid is not None:
         return  # it is silent; `check_daemon` says so
-    try:
-        with closing(bind_tcp(settings.host, settings.port)):
-            yield Finding(area="gateway", what=where, state="ok", message="Free.")
-    except HostError as error:
-        fix = error.fix
-        if error.code == "port_in_use":
-            fix += " Another port: [gateway] port in config.toml, or HOSTWRIGHT_GATEWAY__PORT."
-        yield Finding(area="gateway", what=where, state="problem", message=error.message, fix=fix)
+    yield _address(where, settings.host, settings.port)
+
+
+def _address(where: str, host: str, port: int) -> Finding:
+    """Whether one can listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            # Some systems only now notice that somebody else listens there.
+            listener.listen()
+        except OSError as error:
+            message = f"One cannot listen there: {error.strerror}."
+            fix = "Choose an address of this machine and a port that this user may open."
+            if error.errno == errno.EADDRINUSE:
+                fix = (
+                    f"See who holds it (ss -ltnp 'sport = :{port}') and end that program, or "
+                    "choose another port: [gateway] port in config.toml."
+                )
+            return Finding(area="gateway", what=where, state="problem", message=message, fix=fix)
+    return Finding(area="gateway", what=where, state="ok", message="Free.")
 
 
 def check_daemon(paths: Paths, running: Running) -> Iterator[Finding]:
