@@ -1,7 +1,8 @@
 """The servers as the gateway sees them: for each one that runs, an open link.
 
 Stands between the keeper (processes) and the gateway (calls). A health check is the real thing: a
-`tools/list` round trip over the very link that calls use; the first one opens it.
+`tools/list` round trip (another one for a server without tools) over the very link that calls use;
+the first one opens it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from mcp.shared.exceptions import MCPError
 
 from hostwright.gateway.catalog import Catalog, Kind
 from hostwright.gateway.link import Link
@@ -23,12 +26,14 @@ from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.server import Remote, Target
 from hostwright.keeper.status import Extras, Health
 from hostwright.manifest import Manifest
+from hostwright_kit.errors import HostError
 from hostwright_kit.run import LINK_FD_VARIABLE
 
 logger = logging.getLogger(__name__)
 
 AnyLink = Link | RemoteLink
 READY_SECONDS = 20.0
+LOOK_SECONDS = 0.05
 LIST_CHANGED: Mapping[str, tuple[Kind, ...]] = {
     "notifications/tools/list_changed": ("tools",),
     "notifications/resources/list_changed": ("resources", "resourceTemplates"),
@@ -50,8 +55,10 @@ class Servers:
 
     def __init__(self, manifests: Sequence[Manifest], changed: Callable[[str], None]) -> None:
         """`changed` is told the name of a server whose offer changed."""
-        self.catalog = Catalog()
-        self._manifests = {manifest.name: manifest for manifest in manifests}
+        # Ours first, so that no third-party server can put its own tool under the name of ours.
+        ours_first = sorted(manifests, key=lambda manifest: manifest.entry_point is None)
+        self._manifests = {manifest.name: manifest for manifest in ours_first}
+        self.catalog = Catalog(self._may_offer)
         self._changed = changed
         self._connected: dict[str, Connected] = {}
         self._keys: dict[str, str] = {}
@@ -65,20 +72,31 @@ class Servers:
         self._local[link.server] = link
 
     def names(self) -> Sequence[str]:
-        """Every server that may be offered, the supervisor's own first."""
+        """Every server that may be offered: the supervisor's own, ours, then third-party ones."""
         return [*self._local, *self._manifests]
 
     async def link(self, server: str) -> AnyLink:
         """The open link; waits, bounded, while the server starts or restarts."""
         if (local := self._local.get(server)) is not None:
             return local
-        connected = self._connected.get(server)
-        if connected is not None and connected.link.alive and self._is_current(connected):
-            return connected.link
         if self.keeper is None:
             raise RuntimeError("links are asked for before the keeper exists")
-        await self.keeper.wait_ready(server, timeout_seconds=READY_SECONDS)
-        return self._connected[server].link
+        deadline = time.monotonic() + READY_SECONDS
+        while (remaining := deadline - time.monotonic()) > 0:
+            connected = self._connected.get(server)
+            if connected is not None and connected.link.alive and self._is_current(connected):
+                return connected.link
+            await self.keeper.wait_ready(server, timeout_seconds=remaining)
+            if (now := self._connected.get(server)) is connected or now is None:
+                # The pipe broke and the keeper does not know yet. Moments when the process has
+                # ended; a server that merely closed its stdout is found by the health checks.
+                await asyncio.sleep(LOOK_SECONDS)
+        raise HostError(
+            f"The server {server} has closed its connection and was not restarted within "
+            f"{READY_SECONDS:g} s.",
+            fix=f"Try again, or `hostwright restart {server}`.",
+            code="server_not_ready",
+        )
 
     @contextmanager
     def prepare(self, manifest: Manifest) -> Generator[Extras]:
@@ -90,8 +108,10 @@ class Servers:
         self._keys[manifest.name] = key
         reading, writing = os.pipe()
         try:
-            os.write(writing, key.encode())
-            os.close(writing)
+            try:
+                os.write(writing, key.encode())
+            finally:
+                os.close(writing)
             yield Extras(env={LINK_FD_VARIABLE: str(reading)}, pass_fds=(reading,))
         finally:
             os.close(reading)
@@ -99,10 +119,14 @@ class Servers:
     async def probe(self, target: Target) -> Health:
         """A real round trip; opens the link when this process has none yet."""
         connected = self._connected.get(target.name)
-        if connected is None or connected.target is not target:
+        if connected is None or not _still_good(connected, target):
             connected = await self._connect(target)
         started = time.perf_counter()
-        changed = await self.catalog.refresh(connected.link, connected.capabilities, ("tools",))
+        changed = False
+        if "tools" in connected.capabilities:
+            changed = await self.catalog.refresh(connected.link, connected.capabilities, ("tools",))
+        else:
+            await connected.link.check()
         latency_ms = (time.perf_counter() - started) * 1000
         if changed:
             self._changed(target.name)
@@ -120,18 +144,26 @@ class Servers:
     async def _connect(self, target: Target) -> Connected:
         if (old := self._connected.pop(target.name, None)) is not None:
             await old.link.close()
-        manifest = self._manifests[target.name]
-        if isinstance(target, Remote):
-            link: AnyLink = await RemoteLink(target).open()
-            capabilities = link.capabilities
-        else:
-            link = self._over_pipes(target, manifest)
-            capabilities = await link.open("modern" if manifest.entry_point else manifest.era)
-        connected = Connected(target, link, capabilities)
+        link, opening = self._link_to(target)
+        try:
+            connected = Connected(target, link, await opening)
+            changed = await self.catalog.refresh(link, connected.capabilities)
+        except BaseException:
+            # The next attempt reads from the same pipes, and only one may.
+            await link.close()
+            raise
         self._connected[target.name] = connected
-        if await self.catalog.refresh(link, capabilities):
+        if changed:
             self._changed(target.name)
         return connected
+
+    def _link_to(self, target: Target) -> tuple[AnyLink, Awaitable[Mapping[str, Any]]]:
+        if isinstance(target, Remote):
+            remote = RemoteLink(target)
+            return remote, remote.open()
+        manifest = self._manifests[target.name]
+        link = self._over_pipes(target, manifest)
+        return link, link.open("modern" if manifest.entry_point else manifest.era)
 
     def _over_pipes(self, child: Child, manifest: Manifest) -> Link:
         name = child.name
@@ -154,9 +186,25 @@ class Servers:
         connected = self._connected.get(server)
         if connected is None:
             return
-        if await self.catalog.refresh(connected.link, connected.capabilities, kinds):
+        try:
+            changed = await self.catalog.refresh(connected.link, connected.capabilities, kinds)
+        except (MCPError, HostError) as error:
+            # The next health check asks again.
+            logger.info("%s said that its lists changed, but not how: %s", server, error)
+            return
+        if changed:
             self._changed(server)
+
+    def _may_offer(self, server: str, tool: str) -> bool:
+        manifest = self._manifests.get(server)
+        return manifest is None or manifest.tools.offers(tool)
 
     def _is_current(self, connected: Connected) -> bool:
         keeper = self.keeper
         return keeper is not None and keeper.target(connected.target.name) is connected.target
+
+
+def _still_good(connected: Connected, target: Target) -> bool:
+    """Whether to go on asking over this link. A process's pipes cannot be opened again."""
+    same = connected.target is target
+    return same and (connected.link.alive or not isinstance(target, Remote))

@@ -2,19 +2,22 @@
 
 Lists are answered from here, so `tools/list` costs no round trip and keeps answering while a
 server restarts. Each list is refreshed when its server becomes ready, when it says that the list
-changed, and with every health check.
+changed, and with every health check. An entry that is not what the protocol says is left out: one
+server's mistake must not take everybody's list away.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from mcp.shared.exceptions import MCPError
-from pydantic import BaseModel
+from mcp_types.methods import validate_server_result
+from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
+from pydantic import BaseModel, ValidationError
 
-from hostwright.gateway.link import Asks
+from hostwright.gateway.link import Asks, LinkLostError
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,9 @@ IDENTITY: Mapping[Kind, str] = {
     "prompts": "name",
 }
 MAX_PAGES = 50
-SEPARATOR = "__"
+MAX_ENTRIES = 5_000
+
+Entries = list[dict[str, Any]]
 
 
 class Owned(BaseModel, frozen=True):
@@ -51,77 +56,138 @@ class Owned(BaseModel, frozen=True):
 
 
 class Offer:
-    """What one server offers."""
+    """What one server offers: as it said, and what of that can be shown."""
 
     def __init__(self) -> None:
-        self.lists: dict[Kind, list[dict[str, Any]]] = {kind: [] for kind in METHODS}
+        self.said: dict[Kind, list[Any]] = {kind: [] for kind in METHODS}
+        self.shown: dict[Kind, Entries] = {kind: [] for kind in METHODS}
 
 
 class Catalog:
-    """The offers of all servers, in the order in which the servers were first seen."""
+    """The offers of all servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, offers: Callable[[str, str], bool] = lambda server, tool: True) -> None:
+        """`offers` says whether a server's tool of that name may be offered at all."""
+        self._may = offers
         self._offers: dict[str, Offer] = {}
+        self._listings: dict[tuple[Kind, tuple[str, ...]], dict[str, Owned]] = {}
 
     async def refresh(
         self, link: Asks, capabilities: Mapping[str, Any], kinds: Iterable[Kind] = METHODS
     ) -> bool:
-        """Fetch the lists of one server; True when anything changed."""
+        """Fetch the lists of one server; True when anything changed.
+
+        Raises `LinkLostError` when the server ends meanwhile, and `MCPError` when it does not
+        tell its tools; what was known before then stays.
+        """
         offer = self._offers.setdefault(link.server, Offer())
         changed = False
         for kind in kinds:
             if CAPABILITY[kind] not in capabilities:
                 continue
-            fetched = await _fetch(link, kind)
-            changed = changed or fetched != offer.lists[kind]
-            offer.lists[kind] = fetched
+            said = await _fetch(link, kind)
+            if said is None or said == offer.said[kind]:
+                continue
+            offer.said[kind] = said
+            offer.shown[kind] = self._fit_to_be_shown(link.server, kind, said)
+            self._listings.clear()
+            changed = True
         return changed
-
-    def forget(self, server: str) -> None:
-        """Drop a server that was taken away for good."""
-        self._offers.pop(server, None)
 
     def count(self, server: str, kind: Kind = "tools") -> int | None:
         """How many entries a server has; None when it was never asked."""
         offer = self._offers.get(server)
-        return None if offer is None else len(offer.lists[kind])
+        return None if offer is None else len(offer.shown[kind])
 
     def listing(self, kind: Kind, servers: Sequence[str]) -> list[Owned]:
-        """The entries of `servers`. Of two with one name the later is shown as SERVER__NAME."""
-        key = IDENTITY[kind]
-        seen: set[str] = set()
-        found: list[Owned] = []
-        for server in servers:
-            offer = self._offers.get(server)
-            for entry in offer.lists[kind] if offer else ():
-                name = str(entry[key])
-                shown = name if name not in seen else f"{server}{SEPARATOR}{name}"
-                seen.add(shown)
-                found.append(
-                    Owned(server=server, name=name, shown=shown, entry={**entry, key: shown})
-                )
-        return found
+        """The entries of `servers`, earlier ones first. No name stands for two of them."""
+        return list(self._by_name(kind, servers).values())
 
     def owner(self, kind: Kind, shown: str, servers: Sequence[str]) -> Owned | None:
         """Who owns the entry that clients know as `shown`."""
-        return next((item for item in self.listing(kind, servers) if item.shown == shown), None)
+        return self._by_name(kind, servers).get(shown)
+
+    def _by_name(self, kind: Kind, servers: Sequence[str]) -> dict[str, Owned]:
+        wanted = (kind, tuple(servers))
+        if (found := self._listings.get(wanted)) is None:
+            found = self._listings[wanted] = self._listed(kind, servers)
+        return found
+
+    def _listed(self, kind: Kind, servers: Sequence[str]) -> dict[str, Owned]:
+        key = IDENTITY[kind]
+        found: dict[str, Owned] = {}
+        for server in servers:
+            offer = self._offers.get(server)
+            for entry in offer.shown[kind] if offer else ():
+                name = str(entry[key])
+                shown, number = name, 1
+                while shown in found:
+                    shown = qualified(kind, server, name, number)
+                    number += 1
+                found[shown] = Owned(
+                    server=server, name=name, shown=shown, entry={**entry, key: shown}
+                )
+        return found
+
+    def _fit_to_be_shown(self, server: str, kind: Kind, said: Sequence[Any]) -> Entries:
+        entries: Entries = []
+        names: set[str] = set()
+        key = IDENTITY[kind]
+        for entry in said:
+            if (fault := _fault(kind, entry)) is not None:
+                logger.warning("an entry of %s's %s is left out: %s", server, kind, fault)
+                continue
+            name = str(entry[key])
+            if name in names:
+                logger.warning("%s lists %.200r twice among its %s", server, name, kind)
+            elif kind != "tools" or self._may(server, name):
+                names.add(name)
+                entries.append(entry)
+        return entries
 
 
-async def _fetch(link: Asks, kind: Kind) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = []
-    cursor: str | None = None
+def qualified(kind: Kind, server: str, name: str, number: int = 1) -> str:
+    """How an entry is shown when another server's entry has taken its name.
+
+    SERVER__NAME, and SERVER+URI, which is a URI again: a scheme may hold a plus (RFC 3986, 3.1).
+    """
+    again = "" if number == 1 else str(number)
+    return f"{server}{again}{'__' if IDENTITY[kind] == 'name' else '+'}{name}"
+
+
+async def _fetch(link: Asks, kind: Kind) -> list[Any] | None:
+    """All pages of one list; None when the server has no such list, or does not tell it now."""
+    entries: list[Any] = []
+    cursor: object = None
     for _ in range(MAX_PAGES):
         try:
             page = await link.request(METHODS[kind], {"cursor": cursor} if cursor else {})
+        except LinkLostError:
+            raise
         except MCPError as error:
+            if kind == "tools":
+                raise
             # A server may declare resources and yet know no templates.
             logger.info("%s does not list its %s: %s", link.server, kind, error)
-            return entries
-        entries += cast("list[dict[str, Any]]", page.get(kind, []))
+            return None
+        found = page.get(kind)
+        entries += cast("list[Any]", found) if isinstance(found, list) else []
         cursor = page.get("nextCursor")
-        if not cursor:
-            return entries
-    logger.warning(
-        "%s lists more than %d pages of %s; the rest is cut", link.server, MAX_PAGES, kind
-    )
-    return entries
+        if not cursor or len(entries) > MAX_ENTRIES:
+            break
+    if cursor or len(entries) > MAX_ENTRIES:
+        logger.warning("%s has more %s than are shown (%d)", link.server, kind, MAX_ENTRIES)
+    return entries[:MAX_ENTRIES]
+
+
+def _fault(kind: Kind, entry: object) -> str | None:
+    """Why clients of one era or the other could not read this entry."""
+    for version in (LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION):
+        page = {kind: [entry], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+        try:
+            validate_server_result(METHODS[kind], version, page)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"][2:])
+            return f"{where}: {first['msg']}"[:300]
+    return None

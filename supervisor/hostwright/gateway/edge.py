@@ -28,12 +28,13 @@ from mcp.server.subscriptions import (
 )
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from hostwright import __version__
 from hostwright.gateway.catalog import Catalog, Kind, Owned
 from hostwright.gateway.link import Asker, Asks, LinkLostError
 from hostwright.gateway.metrics import CALLS
+from hostwright.gateway.sessions import AnnouncingServer, Sessions
 from hostwright_kit.asking import ANSWER_TIMEOUT_SECONDS
 from hostwright_kit.caller import Caller, Transport
 from hostwright_kit.errors import HostError
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 Ctx = ServerRequestContext[Any, Any]
 Raw = dict[str, Any]
 MAX_QUESTIONS = 5
+MAX_CURSOR_DIGITS = 9
+RESOURCE_NOT_FOUND = (mcp.INVALID_PARAMS, -32002)
+"""The new era's code, and the one of the handshake era."""
 CACHEABLE: tuple[CacheableMethod, ...] = (
     "server/discover",
     "tools/list",
@@ -92,8 +96,9 @@ class Edge:
         self._backends = backends
         self._select = select
         self.bus = InMemorySubscriptionBus()
+        self._sessions = Sessions()
         self._telling: set[asyncio.Future[None]] = set()
-        self.server: Server[Any] = Server(
+        self.server: Server[Any] = AnnouncingServer(
             name,
             version=__version__,
             instructions="Tools of this machine, under its owner's control. A call that needs "
@@ -109,13 +114,26 @@ class Edge:
             on_get_prompt=self._get_prompt,  # type: ignore[arg-type]
             on_subscriptions_listen=ListenHandler(self.bus),
         )
+        self.server.middleware.append(self._sessions.notice)
+        # Handshake-era clients set a level first thing. Servers log to their own stderr here, so
+        # there is nothing to set; refusing it would only frighten them.
+        self.server.add_request_handler(
+            "logging/setLevel", mcp.SetLevelRequestParams, self._set_level
+        )
 
     def announce(self) -> None:
-        """Tell clients that listen that the offer changed."""
+        """Tell clients of both eras that the offer changed."""
+        task = asyncio.ensure_future(self._announce())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _announce(self) -> None:
         for event in (ToolsListChanged(), ResourcesListChanged(), PromptsListChanged()):
-            task = asyncio.ensure_future(self.bus.publish(event))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+            await self.bus.publish(event)
+        await self._sessions.tell_all()
+
+    async def _set_level(self, ctx: Ctx, params: mcp.SetLevelRequestParams) -> mcp.EmptyResult:
+        return mcp.EmptyResult()
 
     async def _list_tools(self, ctx: Ctx, params: Any) -> Raw:
         return self._list("tools", params)
@@ -158,6 +176,9 @@ class Edge:
                 ctx, owned.server, "tools/call", {**raw, "name": owned.name}
             )
             outcome = "error" if result.get("isError") else "ok"
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
         except LinkLostError:
             return _tool_error(_lost(owned))
         except HostError as error:
@@ -169,30 +190,47 @@ class Edge:
     async def _read_resource(self, ctx: Ctx, params: Any) -> Raw:
         raw = _raw(ctx)
         uri = str(raw.get("uri"))
-        owned = self._owner("resources", uri)
-        servers = [owned.server] if owned else self._template_owners()
-        for server in servers:
+        for server, asked in self._readers(uri):
             try:
-                return await self._forward(ctx, server, "resources/read", raw)
+                return await self._forward_plain(
+                    ctx, server, "resources/read", {**raw, "uri": asked}
+                )
             except MCPError as error:
                 # Not one of this server's templates; the next may know it.
-                if owned or error.error.code != mcp.INVALID_PARAMS:
+                if error.error.code not in RESOURCE_NOT_FOUND:
                     raise
         raise MCPError(mcp.INVALID_PARAMS, f"Resource not found: {uri!r}", {"uri": uri})
+
+    def _readers(self, uri: str) -> list[tuple[str, str]]:
+        """The servers that may have a resource, each with the name that it knows it by."""
+        if (owned := self._owner("resources", uri)) is not None:
+            return [(owned.server, owned.name)]
+        found: dict[tuple[str, str], None] = {}
+        for item in self._backends.catalog.listing("resourceTemplates", self._select()):
+            # What stands before the first variable (RFC 6570) tells most servers apart; each judges
+            # the rest itself.
+            if uri.startswith(item.shown.partition("{")[0]):
+                found[item.server, uri.removeprefix(item.shown.removesuffix(item.name))] = None
+        return list(found)
 
     async def _get_prompt(self, ctx: Ctx, params: Any) -> Raw:
         raw = _raw(ctx)
         owned = self._owner("prompts", str(raw.get("name")))
         if owned is None:
             raise MCPError(mcp.INVALID_PARAMS, f"Unknown prompt: {raw.get('name')!r}")
-        return await self._forward(ctx, owned.server, "prompts/get", {**raw, "name": owned.name})
+        return await self._forward_plain(
+            ctx, owned.server, "prompts/get", {**raw, "name": owned.name}
+        )
+
+    async def _forward_plain(self, ctx: Ctx, server: str, method: str, params: Raw) -> Raw:
+        """`_forward` for what has no `isError` in its result."""
+        try:
+            return await self._forward(ctx, server, method, params)
+        except HostError as error:
+            raise MCPError(SERVER_UNAVAILABLE, str(error), _detail(error)) from error
 
     def _owner(self, kind: Kind, shown: str) -> Owned | None:
         return self._backends.catalog.owner(kind, shown, self._select())
-
-    def _template_owners(self) -> list[str]:
-        found = self._backends.catalog.listing("resourceTemplates", self._select())
-        return list(dict.fromkeys(item.server for item in found))
 
     async def _forward(self, ctx: Ctx, server: str, method: str, params: Raw) -> Raw:
         """Pass one request on, and a question of the server to the user back."""
@@ -219,7 +257,11 @@ async def _ask_legacy(ctx: Ctx, params: Raw, result: Mapping[str, Any]) -> Raw:
     for key, question in questions.items():
         if question.get("method") != "elicitation/create":
             raise MCPError(SERVER_UNAVAILABLE, f"The server asks for {question.get('method')!r}.")
-        asked = mcp.ElicitRequestFormParams.model_validate(question.get("params"))
+        try:
+            asked = mcp.ElicitRequestFormParams.model_validate(question.get("params"))
+        except ValidationError as error:
+            why = "The server asks a question that this client's protocol cannot carry."
+            raise MCPError(SERVER_UNAVAILABLE, why) from error
         answers[key] = await _elicit(ctx, asked)
     repeated = {**params, "inputResponses": answers}
     if "requestState" in result:
@@ -236,7 +278,7 @@ async def _elicit(ctx: Ctx, asked: mcp.ElicitRequestFormParams) -> Raw:
                 requested_schema=asked.requested_schema,
                 related_request_id=ctx.request_id,
             )
-    except (TimeoutError, MCPError) as error:
+    except (TimeoutError, MCPError, ValidationError) as error:
         logger.info("a question was not answered by the client: %s", error)
         return {"action": "cancel"}
     return answer.model_dump(by_alias=True, mode="json", exclude_none=True)
@@ -250,8 +292,8 @@ def _asker(ctx: Ctx) -> Asker:
     params = ctx.session.client_params
     capabilities = ctx.session.client_capabilities
     caller = Caller(
-        client=params.client_info.name[:200] if params else "unknown",
-        version=params.client_info.version[:100] if params else "",
+        client=_plain(params.client_info.name, 200) if params else "unknown",
+        version=_plain(params.client_info.version, 100) if params else "",
         uid=came.uid,
         transport=came.transport,
         token=token,
@@ -265,6 +307,11 @@ def _asker(ctx: Ctx) -> Asker:
     return Asker(caller, declared)
 
 
+def _plain(text: str, limit: int) -> str:
+    """A stranger's word about itself, fit for the owner's prompt: no line breaks, no controls."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text[:limit])
+
+
 def _raw(ctx: Ctx) -> Raw:
     return dict(ctx.params or {})
 
@@ -272,8 +319,9 @@ def _raw(ctx: Ctx) -> Raw:
 def _position(cursor: str | None, size: int) -> int:
     if cursor is None:
         return 0
-    if not cursor.isascii() or not cursor.isdigit() or int(cursor) > size:
-        raise MCPError(mcp.INVALID_PARAMS, f"The cursor {cursor!r} is not one of ours.")
+    ours = cursor.isascii() and cursor.isdigit() and len(cursor) <= MAX_CURSOR_DIGITS
+    if not ours or int(cursor) > size:
+        raise MCPError(mcp.INVALID_PARAMS, f"The cursor {cursor[:40]!r} is not one of ours.")
     return int(cursor)
 
 
@@ -296,7 +344,9 @@ def _tool_error(error: HostError) -> Raw:
         "resultType": "complete",
         "content": [{"type": "text", "text": str(error)}],
         "isError": True,
-        "_meta": {
-            ERROR_META: {"code": error.code, "message": error.message, "fix": error.fix},
-        },
+        "_meta": {ERROR_META: _detail(error)},
     }
+
+
+def _detail(error: HostError) -> Raw:
+    return {"code": error.code, "message": error.message, "fix": error.fix}

@@ -21,6 +21,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastmcp.server.http import HostOriginGuardMiddleware
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
@@ -30,7 +32,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hostwright.gateway.edge import ORIGIN_SCOPE, Edge, Origin, origin
-from hostwright_kit.http import BearerAuth, BodyLimit
+from hostwright_kit.http import MAX_BODY_BYTES, BearerAuth, BodyLimit
+from hostwright_kit.identity import TOKEN_SCOPE
 from hostwright_kit.stdio import MAX_LINE_BYTES, LineWire
 from hostwright_kit.tokens import Tokens
 
@@ -49,7 +52,9 @@ class Endpoints:
         self.edges = edges
         self._managers = {
             # Host and Origin are checked once, for everything, in `tcp_app`.
-            name: StreamableHTTPSessionManager(app=edge.server)
+            name: StreamableHTTPSessionManager(
+                app=edge.server, max_request_body_size=MAX_BODY_BYTES
+            )
             for name, edge in edges.items()
         }
 
@@ -71,6 +76,9 @@ class Endpoints:
             )
             await answer(scope, receive, send)
             return
+        if isinstance(token := scope.get(TOKEN_SCOPE), str):
+            # The manager then lets nobody else into a session that this token opened.
+            scope["user"] = AuthenticatedUser(AccessToken(token=token, client_id=token, scopes=[]))
         await manager.handle_request(scope, receive, send)
 
 

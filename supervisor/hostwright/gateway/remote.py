@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import Any, Self
+from typing import Any
 
+import anyio
+import httpx2
 import mcp_types as mcp
 from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
-from pydantic import BaseModel, ConfigDict
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, METHOD_NOT_FOUND
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hostwright.gateway.link import SUPERVISOR, Asker, LinkLostError, Progress
+from hostwright.gateway.link import SUPERVISOR, Asker, LinkLostError
+from hostwright.gateway.reports import Progress
 from hostwright.keeper.server import Remote
 
 
@@ -40,16 +45,20 @@ class RemoteLink:
         """Whether the connection is still thought to hold."""
         return self._client.is_connected()
 
-    async def open(self) -> Self:
-        """Connect and negotiate."""
+    async def open(self) -> dict[str, Any]:
+        """Connect and negotiate; returns what the server declared."""
         await self._open.enter_async_context(self._client)
-        return self
-
-    @property
-    def capabilities(self) -> dict[str, Any]:
-        """What the server declared."""
         declared = self._client.session.server_capabilities
         return declared.model_dump(by_alias=True, exclude_none=True) if declared else {}
+
+    async def check(self) -> None:
+        """One round trip that asks for nothing."""
+        try:
+            await self.request("ping", {})
+        except MCPError as error:
+            # The new era has no ping; that it says so is as good an answer.
+            if error.error.code != METHOD_NOT_FOUND:
+                raise
 
     async def request(
         self,
@@ -64,7 +73,14 @@ class RemoteLink:
             raise LinkLostError(self.server)
         rest = {key: value for key, value in params.items() if key != "_meta"}
         request: mcp.Request[Any, Any] = mcp.Request(method=method, params=rest)
-        answer = await self._client.session.send_request(request, _Raw, progress_callback=progress)
+        try:
+            session = self._client.session
+            answer = await session.send_request(request, _Raw, progress_callback=progress)
+        except (httpx2.HTTPError, RuntimeError, anyio.ClosedResourceError) as error:
+            raise LinkLostError(self.server) from error
+        except (ValidationError, ValueError) as error:
+            text = f"The server {self.server} answered with what the protocol does not allow."
+            raise MCPError(INTERNAL_ERROR, text) from error
         return answer.model_dump()
 
     async def close(self) -> None:
