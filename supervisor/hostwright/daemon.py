@@ -205,6 +205,10 @@ class Daemon:
 
         async def act(request: Request) -> Response:
             name, action = request.path_params["name"], request.path_params["action"]
+            if action not in actions:
+                known = ", ".join(actions)
+                error = HostError(f"There is no action {action!r}.", fix=f"Use one of: {known}.")
+                return _error(error)
             try:
                 result = await self._by_owner(f"server_{action}", name, actions[action](name))
             except HostError as error:
@@ -212,7 +216,8 @@ class Daemon:
             return JSONResponse(result.model_dump(mode="json"))
 
         async def shutdown(_: Request) -> Response:
-            await self._by_owner("shutdown", None, asyncio.sleep(0))
+            # Not waited for: with a full disk the owner must still be able to end everything.
+            self.runtime.ledger.note(Entry(type="owner.shutdown", caller="owner"))
             self.stop()
             return JSONResponse({"stopping": True})
 
