@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def open_store(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
             db.row_factory = sqlite3.Row
             # Before anything that writes: switching the journal changes the file.
             _refuse_newer(path, _version(db), len(migrations))
-            db.execute("PRAGMA journal_mode=WAL")
+            _switch_to_wal(db)
             db.execute("PRAGMA synchronous=FULL")
             db.execute("PRAGMA foreign_keys=ON")
             _migrate(db, path, migrations)
@@ -77,6 +78,21 @@ def _create_private(path: Path) -> None:
             fix="Give this user the file and its folder (chown, chmod 0700), or free disk space.",
             code="store_unavailable",
         ) from error
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    """Several processes may open a new database at once, and for this SQLite does not wait."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> None:

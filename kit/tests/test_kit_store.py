@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -244,6 +245,40 @@ def test_a_newer_schema_is_refused_and_left_untouched(tmp_path: Path, journal: s
     assert caught.value.code == "store_newer"
     assert "99" in caught.value.message
     assert fingerprint(tmp_path) == before
+
+
+OPENER = """
+import sys
+from pathlib import Path
+from hostwright_kit.store import open_store
+print("ready", flush=True)
+for line in sys.stdin:
+    open_store(Path(line.strip()), ["CREATE TABLE t (x);", "CREATE TABLE u (x);"]).close()
+    print("opened", flush=True)
+"""
+
+
+def test_many_processes_may_open_a_new_database_at_once(tmp_path: Path) -> None:
+    openers = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        for _ in range(5)
+    ]
+    for turn in range(40):
+        for opener in openers:
+            assert opener.stdout and opener.stdin
+            assert opener.stdout.readline() == ("opened\n" if turn else "ready\n")
+        for opener in openers:
+            assert opener.stdin
+            opener.stdin.write(f"{tmp_path / str(turn)}.db\n")
+    for opener in openers:
+        opener.communicate(timeout=20)
+        assert opener.returncode == 0
 
 
 def test_a_migration_that_fails_changes_nothing_and_can_be_mended(tmp_path: Path) -> None:
