@@ -209,7 +209,7 @@ def _orphans(file: Path) -> Iterator[Finding]:
         return
     for child in content.children.values():
         named = [*child.seen, *((child.leader,) if child.leader else ())]
-        alive = sorted(one.pid for one in named if processes.identity(one.pid) == one)
+        alive = sorted(one.pid for one in named if processes.runs(one))
         if alive:
             yield Finding(
                 area="daemon",

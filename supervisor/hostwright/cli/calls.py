@@ -10,28 +10,32 @@ from typing import Annotated, Any, TypeVar
 
 import httpx2
 import mcp_types as mcp
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from fastmcp import Client
 from fastmcp.client.elicitation import ElicitResult
 from fastmcp.client.transports import StreamableHttpTransport
 from mcp.shared.exceptions import MCPError
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.prompt import Confirm
 
 from hostwright import __version__
 from hostwright.cli.control import Control
-from hostwright.cli.output import err, make_table, out, print_json
+from hostwright.cli.output import (
+    cell,
+    err,
+    make_table,
+    out,
+    print_json,
+    print_plain,
+    visible,
+)
+from hostwright.manifest import SUPERVISOR
 from hostwright_kit.errors import HostError
 from hostwright_kit.server import ERROR_META
 
 Result = TypeVar("Result")
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-
-
-def register(app: App) -> None:
-    """Add the commands."""
-    app.command(tools)
-    app.command(call)
 
 
 def tools(name: str | None = None, *, json: Json = False) -> None:
@@ -46,7 +50,7 @@ def tools(name: str | None = None, *, json: Json = False) -> None:
         names = tool.input_schema.get("properties", {})
         arguments = " ".join(one if one in required else f"[{one}]" for one in names)
         summary = " ".join((tool.description or "").strip().split("\n\n", 1)[0].split())
-        table.add_row(tool.name, _effect(tool), _literal(arguments), _literal(summary))
+        table.add_row(cell(tool.name), _effect(tool), cell(arguments), cell(summary))
     out.print(table)
 
 
@@ -66,10 +70,10 @@ def call(
         print_json(result.structured_content or {"content": blocks})
         return
     if result.structured_content is not None:
-        out.print_json(data=result.structured_content)
+        print_json(result.structured_content)
         return
     for block in result.content:
-        out.print(getattr(block, "text", f"[{block.type}]"), markup=False)
+        print_plain(getattr(block, "text", f"[{block.type}]"))
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -97,11 +101,12 @@ async def _call(server: str, tool: str, arguments: dict[str, Any], *, ask: bool)
         async def show(progress: float, total: float | None, message: str | None) -> None:
             bar.update(task, completed=progress, total=total)
             if message:
-                bar.update(task, description=_literal(f"{server}.{tool}: {message}"))
+                said = visible(f"{server}.{tool}: {message}")
+                bar.update(task, description=escape(said))
 
         async def approve(message: str, *_: Any) -> ElicitResult[Any]:
             bar.stop()
-            err.print(message, markup=False)
+            err.print(visible(message, lines=True), markup=False)
             yes = await asyncio.to_thread(Confirm.ask, "Approve this one call?", console=err)
             return ElicitResult(action="accept", content={"approve": yes})
 
@@ -114,7 +119,13 @@ async def _call(server: str, tool: str, arguments: dict[str, Any], *, ask: bool)
 def _connect(name: str | None, approve: Any = None) -> Client[Any]:
     """A client of the gateway's unix socket; `approve` answers what needs approval."""
     socket = str(Control().socket)
-    Control().status()
+    known = [SUPERVISOR, *(one.name for one in Control().status().servers)]
+    if name is not None and name not in known:
+        raise HostError(
+            f"There is no server {name!r}.",
+            fix=f"Known here: {', '.join(known)}. A new one needs a manifest.",
+            code="not_found",
+        )
 
     def over_socket(
         headers: dict[str, str] | None = None,
@@ -162,7 +173,3 @@ def _effect(tool: mcp.Tool) -> str:
     if hints.read_only_hint:
         return "reads"
     return "[red]destructive[/]" if hints.destructive_hint else "[yellow]changes[/]"
-
-
-def _literal(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -34,6 +34,7 @@ from hostwright.cli.output import (
     visible,
 )
 from hostwright.keeper import logs as keeper_logs
+from hostwright.keeper import processes
 from hostwright.keeper.pidfile import daemon_pid
 from hostwright.keeper.status import ServerEvent, ServerStatus
 from hostwright.status import DaemonStatus
@@ -76,9 +77,11 @@ def down(*, json: Json = False) -> None:
     pid = daemon_pid(runtime_dir)
     if pid is None:
         raise NoDaemonError
+    process = processes.identity(pid)
     Control().post("/control/shutdown")
     deadline = time.monotonic() + STOP_SECONDS
-    while daemon_pid(runtime_dir) == pid:
+    # The lock is given up a moment before the process ends; "down" means that it is gone.
+    while daemon_pid(runtime_dir) == pid or processes.runs(process):
         if time.monotonic() > deadline:
             raise HostError(
                 f"The daemon (pid {pid}) did not end within {STOP_SECONDS:.0f} s.",

@@ -106,6 +106,12 @@ def identity(pid: int) -> ProcessId | None:
     return row.id if row else None
 
 
+def runs(one: ProcessId | None) -> bool:
+    """Whether this very process still runs; a zombie does not."""
+    row = _row(one.pid) if one else None
+    return row is not None and row.id == one and not row.zombie
+
+
 def mark_of(pid: int) -> str | None:
     """The mark in the environment that the process was executed with, if it can be read."""
     if not LINUX:
