@@ -257,22 +257,31 @@ def _unavailable(why: str) -> HostError:
 def open_readonly(path: Path) -> sqlite3.Connection:
     """A reading connection; it never creates or changes the file."""
     if not path.exists():
-        raise HostError(
-            f"There is no ledger at {path} yet.", fix="Make a first call.", code="not_found"
-        )
+        raise _missing(path)
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'entries'"
     db = _connect_readonly(path, "mode=ro")
     try:
-        db.execute("SELECT 1 FROM sqlite_master")
-    except sqlite3.OperationalError as error:
+        found = db.execute(query).fetchone()
+    except sqlite3.DatabaseError as error:
         db.close()
         wal = path.with_name(f"{path.name}-wal")
-        if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or (
-            wal.exists() and wal.stat().st_size
-        ):
+        unread = wal.exists() and wal.stat().st_size
+        if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or unread:
             raise
         # A copy on a disk that is read-only: nobody can be writing, and all of it is in the file.
         db = _connect_readonly(path, "mode=ro&immutable=1")
+        found = db.execute(query).fetchone()
+    if found is None:
+        # A server is making it in this moment.
+        db.close()
+        raise _missing(path)
     return db
+
+
+def _missing(path: Path) -> HostError:
+    return HostError(
+        f"There is no ledger at {path} yet.", fix="Make a first call.", code="not_found"
+    )
 
 
 def _connect_readonly(path: Path, options: str) -> sqlite3.Connection:

@@ -23,6 +23,7 @@ from mcp_types import CallToolResult, Implementation
 
 from hostwright_kit.approvals import Approvals
 from hostwright_kit.audit import Event, EventFilter, list_events, verify
+from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.paths import Paths
 from hostwright_kit.runtime import APPROVALS_FILE, LEDGER_FILE
@@ -81,8 +82,13 @@ class Home:
         return self.stderr_file.read_text() if self.stderr_file.exists() else ""
 
     def events(self, **wanted: str) -> list[Event]:
-        """The ledger, oldest first."""
-        page = list_events(self.ledger, EventFilter(**wanted), limit=500)
+        """The ledger, oldest first; nothing while there is none yet."""
+        try:
+            page = list_events(self.ledger, EventFilter(**wanted), limit=500)
+        except HostError as error:
+            if error.code != "not_found":
+                raise
+            return []
         return page.events[::-1]
 
     def assert_ledger_holds(self) -> None:

@@ -309,6 +309,10 @@ def test_the_empty_and_the_missing_ledger_are_told_apart(path: Path) -> None:
         verify(path)
     assert caught.value.code == "not_found"
     assert not path.exists(), "reading must not create it"
+    path.touch()
+    with pytest.raises(HostError) as caught:
+        verify(path)
+    assert caught.value.code == "not_found", "a server is making it in this moment"
     Ledger(path).close()
     assert verify(path).entries == 0
 
