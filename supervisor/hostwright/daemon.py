@@ -84,8 +84,11 @@ class Daemon:
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return f"http://{host}:{self._port}/mcp"
 
-    def status(self) -> DaemonStatus:
-        """Everything at a glance. Blocks for a moment on the approvals' database."""
+    async def status(self) -> DaemonStatus:
+        """Everything at a glance."""
+        # The database in a thread; the servers here, because their state is this loop's.
+        pending = await asyncio.to_thread(self.runtime.approvals.pending)
+        pin_set = await asyncio.to_thread(self._pin.is_set)
         return DaemonStatus(
             pid=os.getpid(),
             version=__version__,
@@ -93,8 +96,8 @@ class Daemon:
             url=self.url,
             require_token=self.settings.require_token,
             profile=self.runtime.config.policy.profile,
-            terminal_approval=self._pin.is_set(),
-            pending_approvals=len(self.runtime.approvals.pending()),
+            terminal_approval=pin_set,
+            pending_approvals=len(pending),
             ledger_problem=self.runtime.ledger.health(),
             problems=[str(problem) for problem in self.problems],
             servers=self.keeper.status(),
@@ -200,7 +203,10 @@ class Daemon:
         }
 
         async def status(_: Request) -> Response:
-            found = await asyncio.to_thread(self.status)
+            try:
+                found = await self.status()
+            except HostError as error:
+                return _error(error)
             return JSONResponse(found.model_dump(mode="json"))
 
         async def act(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -43,16 +44,17 @@ def build(runtime: Runtime, keeper: Keeper) -> HostServer:
     pin = OperatorPin(runtime.paths.state_dir)
 
     @app.read_tool(title="MCP servers")
-    def mcp_servers() -> ServerList:
+    async def mcp_servers() -> ServerList:
         """Every MCP server here: state, pid, tools, health and its age, latency, restarts,
         memory, uptime and last error.
 
         `health` is `ok` only when a real MCP round trip passed within the interval of its
         manifest; `health_age_seconds` says how long ago.
         """
+        # Not in a thread as a whole: the keeper's state belongs to this event loop.
         return ServerList(
             servers=keeper.status(),
-            terminal_approval=pin.is_set(),
+            terminal_approval=await asyncio.to_thread(pin.is_set),
             ledger_problem=runtime.ledger.health(),
         )
 

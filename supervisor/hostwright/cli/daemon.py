@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import App, Parameter
 from rich.console import Group, RenderableType
@@ -65,6 +65,13 @@ def up(
     json: Json = False,
 ) -> None:
     """Start the supervisor with every server, and show how they are."""
+    # Before the port is found taken: by our own daemon, which is another matter.
+    if (pid := daemon_pid(resolve_paths().ensure().runtime_dir)) is not None:
+        raise HostError(
+            f"A daemon runs already (pid {pid}).",
+            fix="`hostwright status` shows it, `hostwright down` ends it.",
+            code="already_running",
+        )
     if detach:
         _up_detached(as_json=json)
         return
@@ -240,11 +247,24 @@ async def _up_here(*, as_json: bool) -> None:
         showing = asyncio.create_task(how)
         try:
             await serving
+        except BaseExceptionGroup as group:
+            # Task groups wrap what went wrong; it is one thing all the same.
+            raise _first_error(group) from group
         finally:
             showing.cancel()
             await asyncio.wait([showing])
     finally:
         await runtime.close()
+
+
+def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    expected = group.subgroup(HostError)
+    while expected is not None:
+        first = expected.exceptions[0]
+        if not isinstance(first, BaseExceptionGroup):
+            return first
+        expected = cast("BaseExceptionGroup[BaseException]", first)
+    return group
 
 
 async def _show(daemon: Daemon, *, live: bool) -> None:
@@ -254,28 +274,22 @@ async def _show(daemon: Daemon, *, live: bool) -> None:
         out.print("\nCtrl-C ends the supervisor and its servers.\n")
         with Live(console=out, auto_refresh=False) as view:
             while True:
-                view.update(render(await asyncio.to_thread(daemon.status)), refresh=True)
+                view.update(render(await daemon.status()), refresh=True)
                 await asyncio.sleep(REFRESH_SECONDS)
     # Not a terminal: one line per event, as a log wants it; the table once all have settled.
     await daemon.settled.wait()
-    out.print(render(await asyncio.to_thread(daemon.status)))
+    out.print(render(await daemon.status()))
     out.print(connect_lines(daemon.url), soft_wrap=True)
 
 
 async def _show_json(daemon: Daemon) -> None:
     await daemon.settled.wait()
-    print_json(await asyncio.to_thread(daemon.status))
+    print_json(await daemon.status())
     sys.stdout.flush()
 
 
 def _up_detached(*, as_json: bool) -> None:
-    paths = resolve_paths().ensure()
-    if (pid := daemon_pid(paths.runtime_dir)) is not None:
-        raise HostError(
-            f"A daemon runs already (pid {pid}).",
-            fix="`hostwright status` shows it, `hostwright down` ends it.",
-            code="already_running",
-        )
+    paths = resolve_paths()
     folder = paths.state_dir / "logs"
     folder.mkdir(mode=0o700, exist_ok=True)
     log = folder / "daemon.log"

@@ -175,6 +175,7 @@ class Edge:
             result = await self._forward(
                 ctx, owned.server, "tools/call", {**raw, "name": owned.name}
             )
+            _check_answer(owned, result)
             outcome = "error" if result.get("isError") else "ok"
         except asyncio.CancelledError:
             outcome = "cancelled"
@@ -336,6 +337,16 @@ def _lost(owned: Owned) -> HostError:
         fix=fix,
         code="server_ended",
     )
+
+
+def _check_answer(owned: Owned, result: Mapping[str, Any]) -> None:
+    """The SDK lets an answer without content through to clients of the new era."""
+    if result["resultType"] == "complete" and not isinstance(result.get("content"), list):
+        raise HostError(
+            f"The server {owned.server} answered {owned.name} with something invalid.",
+            fix="It is a fault of that server; look at its documentation and version.",
+            code="bad_answer",
+        )
 
 
 def _tool_error(error: HostError) -> Raw:
