@@ -326,7 +326,8 @@ class Daemon:
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
         url = f"{self.url}/{server}" if server else self.url
-        return httpx2.post(url, content=body, headers=sent, timeout=30)
+        raw = {name: value.encode("latin-1") for name, value in sent.items()}
+        return httpx2.post(url, content=body, headers=raw, timeout=30)
 
 
 class Wire:
