@@ -19,6 +19,7 @@ from hostwright_kit.ledger import COLUMNS, GENESIS, chain, open_readonly
 from hostwright_kit.store import naming_the_cause
 
 MAX_PAGE = 500
+MAX_SCANNED_PAGES = 40
 
 
 class Event(BaseModel, frozen=True):
@@ -107,12 +108,16 @@ def list_events(
 def list_receipts(
     path: Path, wanted: EventFilter, *, limit: int = 50, cursor: str | None = None
 ) -> ReceiptPage:
-    """A page of acts, each with its outcome. `wanted.outcome` filters by the outcome."""
+    """A page of acts, each with its outcome. `wanted.outcome` filters by the outcome.
+
+    At most `MAX_SCANNED_PAGES` pages of acts are looked through; a page may then hold fewer than
+    `limit`, and its cursor goes on.
+    """
     outcome = wanted.outcome
     intents = wanted.model_copy(update={"type": "call.intent", "outcome": None})
     receipts: list[ReceiptEntry] = []
     with _reading(path) as db:
-        while True:
+        for _ in range(MAX_SCANNED_PAGES):
             rows = _select(db, intents, MAX_PAGE + 1, cursor)
             for row in rows[:MAX_PAGE]:
                 receipt = _receipt(db, row)
@@ -125,7 +130,8 @@ def list_receipts(
                         )
             cursor = _next(rows, MAX_PAGE)
             if cursor is None:
-                return ReceiptPage(receipts=receipts)
+                break
+    return ReceiptPage(receipts=receipts, next_cursor=cursor)
 
 
 def verify(path: Path) -> Verification:

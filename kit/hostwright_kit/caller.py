@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+TOKEN_PREFIX = "token:"  # noqa: S105 - a prefix of names
 Transport = Literal["stdio", "http", "socket", "terminal"]
 
 
@@ -33,8 +34,12 @@ class Caller(BaseModel):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that a policy rule may match."""
-        return (self.token, self.client) if self.token else (self.client,)
+        """Names that a policy rule may match: `token:NAME` is proven, a client's is claimed."""
+        claimed = self.client
+        if claimed.lower().startswith(TOKEN_PREFIX):
+            # Or a client could call itself what only a token proves.
+            claimed = f"client:{claimed}"
+        return (f"{TOKEN_PREFIX}{self.token}", claimed) if self.token else (claimed,)
 
     @property
     def bound(self) -> dict[str, str | int | None]:

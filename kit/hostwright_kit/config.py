@@ -13,6 +13,7 @@ per server or room (`[system]`, `[gateway]`). Each program checks the tables it 
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -135,6 +136,25 @@ class Settings:
                 )
             )
 
+    def check_misspelt(self, names: Sequence[str]) -> None:
+        """Report tables that are nearly one of `names`: `[polcy]` must not go unnoticed.
+
+        A single server cannot tell other servers' tables from mistakes; what looks like a mistake
+        in the tables that everybody shares is one.
+        """
+        for given in self.values.keys() - set(names):
+            if meant := difflib.get_close_matches(given, names, n=1, cutoff=0.75):
+                layer = self._layer_of((given,))
+                self.problems.append(
+                    Problem(
+                        source=layer.source,
+                        line=find_line(layer.text, (given,)),
+                        key=given,
+                        message=f"There is no table [{given}].",
+                        fix=f"Did you mean [{meant[0]}]?",
+                    )
+                )
+
     def raise_problems(self) -> None:
         """Raise `ConfigError` when anything was wrong."""
         if self.problems:
@@ -201,6 +221,7 @@ def load_kit_config(settings: Settings) -> KitConfig:
         "approval": ApprovalConfig,
         "ledger": LedgerConfig,
     }
+    settings.check_misspelt(tuple(tables))
     return KitConfig.model_validate(settings.load(tables))
 
 

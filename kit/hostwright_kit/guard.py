@@ -55,7 +55,7 @@ class Call(BaseModel, frozen=True):
                 "server": self.server,
                 "tool": self.tool,
                 "arguments": self.arguments,
-                "folder": str(Path.cwd()),
+                "folder": _folder(),
             }
         )
 
@@ -319,6 +319,13 @@ class Guard:
         await self.ledger.append_async(
             _entry(call, "call.denied", "denied", arguments=call.shown_arguments, denied_by=reason)
         )
+
+
+def _folder() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "(deleted)"
 
 
 def _outcome(

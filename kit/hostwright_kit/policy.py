@@ -39,7 +39,9 @@ class Rule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     effect: Verdict
-    caller: str = Field(default="*", description="Glob over the caller's name, token or client.")
+    caller: str = Field(
+        default="*", description="Glob over the client's name (claimed) or token:NAME (proven)."
+    )
     server: str = "*"
     tool: str = "*"
     comment: str = ""

@@ -182,3 +182,14 @@ def test_no_environment_stops_the_reading(env: dict[str, str]) -> None:
     read = read_settings(Paths(config_dir=nowhere, state_dir=nowhere, runtime_dir=nowhere), env=env)
     load_kit_config(read)
     assert all(problem.fix for problem in read.problems)
+
+
+def test_a_nearly_right_table_of_the_guard_is_an_error_and_not_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[polcy]\nprofile = "observe"\n[polly]\nx = 1\n[wallet]\nchain = 1\n')
+    paths = Paths(config_dir=tmp_path, state_dir=tmp_path, runtime_dir=tmp_path)
+    settings = read_settings(paths, config_file=file, env={})
+    load_kit_config(settings)
+    named = [(problem.key, problem.line) for problem in settings.problems]
+    assert ("polcy", 1) in named
+    assert all(key != "wallet" for key, _ in named)

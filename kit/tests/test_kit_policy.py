@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from hostwright_kit.caller import Caller
 from hostwright_kit.policy import Effect, PolicyConfig, Profile, Rule, Subject, Verdict, judge
 from hostwright_kit.server import ToolTraits
 
@@ -97,3 +98,15 @@ def test_an_unknown_profile_effect_or_key_is_an_error_and_not_a_default() -> Non
     for bad in ({"profile": "yolo"}, {"rules": [{"effect": "permit"}]}, {"rule": []}):
         with pytest.raises(ValidationError):
             PolicyConfig.model_validate(bad)
+
+
+def test_only_a_token_makes_a_caller_match_a_rule_for_that_token() -> None:
+    rule = Rule(effect="allow", caller="token:ci")
+    proven = Caller(client="anything", token="ci")
+    for impostor in (Caller(client="token:ci"), Caller(client="Token:ci"), Caller(client="ci")):
+        assert not rule.matches(subject_of(impostor))
+    assert rule.matches(subject_of(proven))
+
+
+def subject_of(caller: Caller) -> Subject:
+    return Subject(caller_names=caller.names, server="s", tool="t", effect=Effect.DESTRUCTIVE)
