@@ -49,7 +49,14 @@ class Control:
                 fix="See `hostwright status`; if it hangs, `hostwright down`.",
                 code="daemon_silent",
             ) from error
-        body = cast("dict[str, Any]", answer.json())
+        try:
+            body = cast("dict[str, Any]", answer.json())
+        except ValueError as error:
+            raise HostError(
+                f"The daemon answered {method} {path} with HTTP {answer.status_code}.",
+                fix="Its log says why: hostwright logs daemon.",
+                code="daemon_failed",
+            ) from error
         if "error" in body:
             found = body["error"]
             raise HostError(found["message"], fix=found["fix"], code=found["code"])
