@@ -32,6 +32,8 @@ PIN = "4711-pin"
 PATIENCE_SECONDS = 60.0
 # The leader of a new session that opens a terminal gets it as its controlling one.
 ON_TERMINAL = 'terminal=$1; shift; exec "$@" <>"$terminal" >&0 2>&1'
+# The same, but what the command prints goes elsewhere; prompts come on the terminal all the same.
+PIPED = 'terminal=$1; shift; exec "$@" <>"$terminal" 2>&0'
 
 
 class Done(NamedTuple):
@@ -182,19 +184,24 @@ class World:
     def set_pin(self) -> None:
         OperatorPin(self.state).set(PIN)
 
-    def at_terminal(self, *words: str, answers: Mapping[str, str] | None = None) -> Done:
+    def at_terminal(
+        self, *words: str, answers: Mapping[str, str] | None = None, piped: bool = False
+    ) -> Done:
         """Run a command on a terminal of its own and answer each prompt once, as it comes.
 
-        What is typed before a prompt is thrown away by programs that ask for secrets.
+        What is typed before a prompt is thrown away by programs that ask for secrets. `piped`:
+        only stdout is no terminal; the result has both apart.
         """
         ours, theirs = pty.openpty()
+        script = PIPED if piped else ON_TERMINAL
         process = subprocess.Popen(
-            ["/bin/sh", "-c", ON_TERMINAL, "sh", os.ttyname(theirs), PROGRAM, *words],
+            ["/bin/sh", "-c", script, "sh", os.ttyname(theirs), PROGRAM, *words],
             env=self.env(COLUMNS="200", TERM="xterm"),
             cwd=self.work,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if piped else subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            text=True,
             start_new_session=True,
         )
         screen, waiting = b"", dict(answers or {})
@@ -208,13 +215,15 @@ class World:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            printed, _ = process.communicate()
             os.close(ours)
             os.close(theirs)
         assert not waiting, f"not asked: {list(waiting)}\n{screen!r}"
         text = screen.decode()
         assert "Traceback" not in text, text
-        return Done(process.returncode, text, "")
+        return (
+            Done(process.returncode, printed, text) if piped else Done(process.returncode, text, "")
+        )
 
 
 def wait_for(what: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:

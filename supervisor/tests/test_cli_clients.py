@@ -32,13 +32,9 @@ def test_the_help_lists_every_client_that_there_is() -> None:
 
 @pytest.mark.parametrize("client", sorted(CLIENTS))
 def test_a_client_is_configured_once_and_freed_again(world: World, client: str) -> None:
-    planned = world.json("install", client, "--dry-run")
-    assert planned["dry_run"]
-    assert planned["changed"]
-    file = Path(planned["path"])
-    assert file.is_relative_to(world.home)
-    assert not file.exists()
     done = world.json("install", client)
+    file = Path(done["path"])
+    assert file.is_relative_to(world.home)
     assert [(one["name"], one["action"]) for one in done["changes"]] == [("hostwright", "added")]
     text = file.read_text()
     assert str(PROGRAM) in text
@@ -51,6 +47,14 @@ def test_a_client_is_configured_once_and_freed_again(world: World, client: str) 
     assert [one["action"] for one in gone["changes"]] == ["removed"]
     assert "hostwright" not in file.read_text().replace("hostwright-backup", "")
     assert Path(gone["backup"]).read_text() == text
+
+
+def test_a_dry_run_writes_nothing(world: World) -> None:
+    planned = world.json("install", "claude-code", "--dry-run")
+    assert planned["dry_run"]
+    assert planned["changed"]
+    assert '+    "hostwright": {' in planned["diff"]
+    assert not list(world.home.iterdir())
 
 
 def test_single_servers_in_the_project_leave_the_rest_alone(world: World) -> None:
@@ -79,13 +83,14 @@ def test_an_entry_of_somebody_elses_is_left_and_told(world: World) -> None:
     file.parent.mkdir()
     text = '{"mcpServers": {"hostwright": {"command": "something-else"}}}'
     file.write_text(text)
-    for words in ((), ("--remove", "--server", "x"), ("--http",)):
-        if words != ("--remove", "--server", "x"):
-            done = world.run("install", "cursor", *words, HOSTWRIGHT_GATEWAY__PORT=PORT)
-            assert done.code == 1
-            assert "another server has this name" in done.out
+    for words in ((), ("--http",)):
+        done = world.run("install", "cursor", *words, HOSTWRIGHT_GATEWAY__PORT=PORT)
+        assert done.code == 1
+        assert "another server has this name" in done.out
         assert file.read_text() == text
-    assert not (world.state / TOKENS_FILE).exists() or world.json("token") == []
+    assert not (world.state / TOKENS_FILE).exists()
+    assert world.json("install", "cursor", "--remove")["changes"] == []
+    assert file.read_text() == text
 
 
 def test_http_makes_a_token_keeps_it_and_revokes_it_with_the_entry(world: World) -> None:

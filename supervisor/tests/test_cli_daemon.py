@@ -217,6 +217,13 @@ def test_output_that_nobody_reads_to_the_end_is_no_crash(
     assert piped.stderr == ""
 
 
+def test_watching_goes_on_until_it_is_interrupted(world: World, running: DaemonStatus) -> None:
+    done = world.at_terminal("status", "--watch", answers={"gateway http": "\x03"})
+    assert done.code == 130
+    assert "system" in done.out
+    assert world.run("status", "--watch", "--json").code == 2
+
+
 # Last, with folders of their own: they end their daemons.
 
 
@@ -246,6 +253,28 @@ def test_in_the_foreground_it_shows_itself_and_ends_on_a_signal(tmp_path: Path) 
     lines = [line for line in out.splitlines() if line.startswith("  ")]
     assert any(line.endswith(f"-- {PROGRAM} connect") for line in lines), out
     assert "Authorization: Bearer" in lines[-1]
+    assert not world.processes()
+
+
+def test_in_the_foreground_as_json_it_is_one_document(tmp_path: Path) -> None:
+    world = off(tmp_path)
+    up = world.start("up", "--json")
+    try:
+        wait_for(lambda: up.poll() is not None or world.run("status").code == 0)
+        wait_for(lambda: up.poll() is not None or world.run("down").code == 0)
+        out, err = up.communicate(timeout=60)
+    finally:
+        up.kill()
+    assert up.returncode == 0, err
+    assert DaemonStatus.model_validate(json.loads(out)).servers[0].state == "disabled"
+
+
+def test_at_a_terminal_it_shows_a_live_table_until_ctrl_c(tmp_path: Path) -> None:
+    world = off(tmp_path)
+    done = world.at_terminal("up", answers={"policy standard": "\x03"})
+    assert done.code == 0, done.out
+    assert "claude mcp add" in done.out
+    assert "disabled" in done.out
     assert not world.processes()
 
 

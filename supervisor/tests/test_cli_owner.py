@@ -74,6 +74,17 @@ def test_a_grant_needs_the_pin_and_wrong_ones_run_into_a_wait(world: World) -> N
     assert [one["id"] for one in world.json("pending")] == [third]
 
 
+def test_what_asks_on_the_terminal_still_prints_one_json_document(world: World) -> None:
+    pins = {"New PIN": PIN, "The same again": PIN}
+    made = world.at_terminal("init", "--json", answers=pins, piped=True)
+    assert made.document == {"state_dir": str(world.state), "pin_set": True}
+    for word, state in (("approve", "granted"), ("deny", "denied")):
+        done = world.at_terminal(word, world.ask(), "--json", answers={"PIN: ": PIN}, piped=True)
+        assert done.document["state"] == state
+    wrong = world.at_terminal("deny", world.ask(), "--json", answers={"PIN: ": "x"}, piped=True)
+    assert (wrong.code, wrong.error["code"]) == (1, "pin_wrong")
+
+
 def test_no_terminal_no_pin_no_such_request(world: World) -> None:
     waiting = world.ask()
     for words in (("init",), ("approve", waiting), ("deny", waiting)):
