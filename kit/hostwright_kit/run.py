@@ -28,20 +28,11 @@ from starlette.types import ASGIApp
 
 from hostwright_kit.check import run_check
 from hostwright_kit.errors import HostError
-from hostwright_kit.http import (
-    TOKEN_VARIABLE,
-    BearerAuth,
-    BodyLimit,
-    accept_bodies,
-    bind_tcp,
-    is_loopback,
-    make_server,
-    parse_address,
-    unix_listener,
-)
+from hostwright_kit.http import TOKEN_VARIABLE, BearerAuth, BodyLimit, accept_bodies, make_server
 from hostwright_kit.redact import RedactingFormatter
 from hostwright_kit.runtime import TOKENS_FILE, Runtime, open_runtime
 from hostwright_kit.server import HostServer
+from hostwright_kit.sockets import bind_tcp, is_loopback, parse_address, unix_listener
 from hostwright_kit.stdio import stdio_wire
 from hostwright_kit.tokens import Tokens
 

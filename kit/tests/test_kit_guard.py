@@ -212,7 +212,7 @@ async def test_a_grant_for_one_token_is_none_for_another(home: Home) -> None:
     secrets = {name: tokens.create(name) for name in ("laptop", "phone")}
     tokens.close()
     address = f"127.0.0.1:{free_port()}"
-    home.configure('[[policy.rules]]\neffect = "deny"\ncaller = "phone"\ntool = "note"\n')
+    home.configure('[[policy.rules]]\neffect = "deny"\ncaller = "token:phone"\ntool = "note"\n')
 
     def client(name: str) -> Client[Any]:
         return Client(f"http://{address}/mcp", auth=secrets[name], mode="legacy")

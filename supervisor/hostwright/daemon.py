@@ -33,11 +33,12 @@ from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
 from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET, DaemonStatus
 from hostwright_kit.errors import HostError
-from hostwright_kit.http import bind_tcp, make_server, unix_listener
+from hostwright_kit.http import make_server
 from hostwright_kit.ledger import Entry
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.runtime import TOKENS_FILE, Runtime
 from hostwright_kit.server import HostServer
+from hostwright_kit.sockets import bind_tcp, unix_listener
 from hostwright_kit.stdio import MAX_LINE_BYTES, LineWire
 from hostwright_kit.tokens import Tokens
 

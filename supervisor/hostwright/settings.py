@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from hostwright_kit.config import Section
+from hostwright_kit.sockets import is_loopback
 
 DEFAULT_PORT = 18790
 
@@ -23,12 +24,7 @@ class GatewaySettings(Section):
 
     @model_validator(mode="after")
     def _closed_beyond_loopback(self) -> GatewaySettings:
-        if self.require_token:
-            return self
-        # Here, because it brings an MCP stack along, which takes a second, and few need it.
-        from hostwright_kit.http import is_loopback  # noqa: PLC0415
-
-        if not is_loopback(self.host):
+        if not self.require_token and not is_loopback(self.host):
             raise ValueError(
                 f"require_token = false with host = {self.host!r} would let the network in"
             )

@@ -6,8 +6,6 @@ when no daemon runs. Starts, ends and removes nothing.
 
 from __future__ import annotations
 
-import errno
-import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from hostwright.keeper.status import ServerStatus
 from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET, DaemonStatus
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import Paths
+from hostwright_kit.sockets import bind_tcp
 
 _STATES: dict[ServerState, State] = {
     ServerState.READY: "ok",
@@ -69,22 +68,12 @@ def check_gateway(paths: Paths, running: Running) -> Iterator[Finding]:
 
 def _address(where: str, host: str, port: int) -> Finding:
     """Whether one can listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-            # Some systems only now notice that somebody else listens there.
-            listener.listen()
-        except OSError as error:
-            message = f"One cannot listen there: {error.strerror}."
-            fix = "Choose an address of this machine and a port that this user may open."
-            if error.errno == errno.EADDRINUSE:
-                fix = (
-                    f"See who holds it (ss -ltnp 'sport = :{port}') and end that program, or "
-                    "choose another port: [gateway] port in config.toml."
-                )
-            return Finding(area="gateway", what=where, state="problem", message=message, fix=fix)
+    try:
+        bind_tcp(host, port).close()
+    except HostError as error:
+        return Finding(
+            area="gateway", what=where, state="problem", message=error.message, fix=error.fix
+        )
     return Finding(area="gateway", what=where, state="ok", message="Free.")
 
 
