@@ -55,10 +55,9 @@ class Servers:
 
     def __init__(self, manifests: Sequence[Manifest], changed: Callable[[str], None]) -> None:
         """`changed` is told the name of a server whose offer changed."""
-        # Ours first, so that no third-party server can put its own tool under the name of ours.
         ours_first = sorted(manifests, key=lambda manifest: manifest.entry_point is None)
         self._manifests = {manifest.name: manifest for manifest in ours_first}
-        self.catalog = Catalog(self._may_offer)
+        self.catalog = Catalog(self._is_ours, self._may_offer)
         self._changed = changed
         self._connected: dict[str, Connected] = {}
         self._keys: dict[str, str] = {}
@@ -194,6 +193,10 @@ class Servers:
             return
         if changed:
             self._changed(server)
+
+    def _is_ours(self, server: str) -> bool:
+        manifest = self._manifests.get(server)
+        return manifest is None or manifest.entry_point is not None
 
     def _may_offer(self, server: str, tool: str) -> bool:
         manifest = self._manifests.get(server)

@@ -42,8 +42,8 @@ def tools(*names: str) -> list[dict[str, Any]]:
     return [{"name": name, "inputSchema": {"type": "object"}} for name in names]
 
 
-async def catalog_of(*links: Lists, without: str = "") -> Catalog:
-    catalog = Catalog(lambda _, tool: tool != without)
+async def catalog_of(*links: Lists, without: str = "", theirs: str = "") -> Catalog:
+    catalog = Catalog(lambda server: server not in theirs.split(), lambda _, tool: tool != without)
     for link in links:
         await catalog.refresh(link, ALL)
     return catalog
@@ -58,12 +58,13 @@ NAMES = st.lists(
 )
 
 
-@given(first=NAMES, second=NAMES, third=NAMES)
+@given(first=NAMES, second=NAMES, third=NAMES, theirs=st.sampled_from(["", "b", "b a--b"]))
 async def test_every_tool_has_a_name_of_its_own_that_leads_back_to_it(
-    first: list[str], second: list[str], third: list[str]
+    first: list[str], second: list[str], third: list[str], theirs: str
 ) -> None:
     servers = {"a": first, "b": second, "a--b": third}
-    catalog = await catalog_of(*(Lists(name, tools=tools(*own)) for name, own in servers.items()))
+    links = (Lists(name, tools=tools(*own)) for name, own in servers.items())
+    catalog = await catalog_of(*links, theirs=theirs)
     listed = catalog.listing("tools", list(servers))
     assert len({item.shown for item in listed}) == len(listed) == sum(map(len, servers.values()))
     for item in listed:
@@ -74,6 +75,18 @@ async def test_every_tool_has_a_name_of_its_own_that_leads_back_to_it(
         assert item.entry["name"] == item.shown
     # Who comes first keeps every name.
     assert [item.shown for item in listed[: len(first)]] == first
+
+
+async def test_a_strangers_tool_never_passes_for_another() -> None:
+    both = Lists("a", tools=tools("x")), Lists("z", tools=tools("x", "y"))
+    catalog = await catalog_of(*both, theirs="z")
+    assert names(catalog, "a", "z") == ["x", "z__x", "z__y"]
+    # Neither while the other one has not been seen yet, nor by its own order.
+    alone = await catalog_of(both[1], theirs="z")
+    assert names(alone, "a", "z") == ["z__x", "z__y"]
+    assert alone.owner("tools", "x", ["a", "z"]) is None
+    # On an endpoint of its own there is nothing to be confused with.
+    assert names(catalog, "z") == ["x", "y"]
 
 
 async def test_a_name_that_is_made_does_not_take_one_that_exists() -> None:
@@ -87,7 +100,8 @@ async def test_a_name_that_is_made_does_not_take_one_that_exists() -> None:
 
 async def test_resources_that_share_a_uri_stay_uris() -> None:
     note = {"name": "n", "uri": "note://one"}
-    catalog = await catalog_of(Lists("a", resources=[note]), Lists("b-c", resources=[note]))
+    links = Lists("a", resources=[note]), Lists("b-c", resources=[note])
+    catalog = await catalog_of(*links, theirs="b-c")
     shown = [item.shown for item in catalog.listing("resources", ["a", "b-c"])]
     assert shown == ["note://one", "b-c+note://one"]
     owned = catalog.owner("resources", "b-c+note://one", ["a", "b-c"])
@@ -154,7 +168,7 @@ async def test_what_was_known_stays_while_a_server_is_away() -> None:
 
 async def test_a_change_is_told_once_and_seen_at_once() -> None:
     link = Lists("a", tools=tools("one"))
-    catalog = Catalog()
+    catalog = await catalog_of()
     assert await catalog.refresh(link, ALL)
     assert not await catalog.refresh(link, ALL)
     assert names(catalog, "a") == ["one"]

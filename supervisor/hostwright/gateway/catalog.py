@@ -4,6 +4,10 @@ Lists are answered from here, so `tools/list` costs no round trip and keeps answ
 server restarts. Each list is refreshed when its server becomes ready, when it says that the list
 changed, and with every health check. An entry that is not what the protocol says is left out: one
 server's mistake must not take everybody's list away.
+
+Where several servers are offered in one, our own keep their names and third-party ones are shown
+as SERVER__NAME, always: were it only done on a collision, a name could come to mean another
+server's tool when a server starts or stops, and a stranger's tool could pass for one of ours.
 """
 
 from __future__ import annotations
@@ -66,8 +70,9 @@ class Offer:
 class Catalog:
     """The offers of all servers."""
 
-    def __init__(self, offers: Callable[[str, str], bool] = lambda server, tool: True) -> None:
+    def __init__(self, is_ours: Callable[[str], bool], offers: Callable[[str, str], bool]) -> None:
         """`offers` says whether a server's tool of that name may be offered at all."""
+        self._is_ours = is_ours
         self._may = offers
         self._offers: dict[str, Offer] = {}
         self._listings: dict[tuple[Kind, tuple[str, ...]], dict[str, Owned]] = {}
@@ -118,9 +123,11 @@ class Catalog:
         found: dict[str, Owned] = {}
         for server in servers:
             offer = self._offers.get(server)
+            bare = len(servers) == 1 or self._is_ours(server)
             for entry in offer.shown[kind] if offer else ():
                 name = str(entry[key])
-                shown, number = name, 1
+                number = 1
+                shown = name if bare else qualified(kind, server, name)
                 while shown in found:
                     shown = qualified(kind, server, name, number)
                     number += 1
@@ -147,7 +154,7 @@ class Catalog:
 
 
 def qualified(kind: Kind, server: str, name: str, number: int = 1) -> str:
-    """How an entry is shown when another server's entry has taken its name.
+    """The name with its server's, and with a number when even that is taken.
 
     SERVER__NAME, and SERVER+URI, which is a URI again: a scheme may hold a plus (RFC 3986, 3.1).
     """

@@ -99,6 +99,13 @@ class _Waiting:
         if not self.answer.done():
             self.answer.set_exception(error)
 
+    def close(self) -> None:
+        if self.reports is not None:
+            self.reports.close()
+        if not self.answer.cancel() and not self.answer.cancelled():
+            # Looked at, or asyncio would log it as forgotten: writing failed before it was awaited.
+            self.answer.exception()
+
 
 class Link:
     """Speaks MCP to one server over a reader and a writer that somebody else opened."""
@@ -222,8 +229,7 @@ class Link:
             raise
         finally:
             self._waiting.pop(request_id, None)
-            if waiting.reports is not None:
-                waiting.reports.close()
+            waiting.close()
         return answer
 
     async def close(self) -> None:

@@ -72,7 +72,8 @@ class RemoteLink:
         if not self.alive:
             raise LinkLostError(self.server)
         rest = {key: value for key, value in params.items() if key != "_meta"}
-        request: mcp.Request[Any, Any] = mcp.Request(method=method, params=rest)
+        # Parametrized: the bare class would keep only the params that it knows, that is none.
+        request = mcp.Request[dict[str, Any], str](method=method, params=rest)
         try:
             session = self._client.session
             answer = await session.send_request(request, _Raw, progress_callback=progress)
