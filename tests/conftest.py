@@ -20,6 +20,13 @@ def home(tmp_path: Path) -> Iterator[Installation]:
         installation.close()
 
 
+@pytest.fixture
+def bare_home(home: Installation) -> Installation:
+    """The same without our own server, for tests that are about others."""
+    home.without_system()
+    return home
+
+
 @pytest.fixture(scope="module")
 def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """An installation with friendly third-party servers of either era."""

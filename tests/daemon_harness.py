@@ -60,6 +60,7 @@ class Installation:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.configure(profile)
         self.log = folder / "daemon.log"
+        self.port = 0
 
     def configure(self, profile: str, more: str = "") -> None:
         """The owner's config.toml: file tools see nothing but the work folder."""
@@ -72,6 +73,10 @@ class Installation:
         """A manifest that runs `third_party.py` with these options."""
         command = [sys.executable, str(THIRD_PARTY), "--name", name, *options]
         self.manifest(name, f"command = {json.dumps(command)}", breaker=breaker, more=more)
+
+    def without_system(self) -> None:
+        """Leave our own server out where a test is about others: it is the slowest to start."""
+        self.manifest("system", 'entry_point = "system"\nenabled = false')
 
     def manifest(self, name: str, text: str, *, breaker: int = 50, more: str = "") -> None:
         """A manifest of the owner's."""
@@ -86,7 +91,7 @@ class Installation:
             "HOSTWRIGHT_STATE_DIR": str(self.state),
             "HOSTWRIGHT_CONFIG_DIR": str(self.config),
             "HOSTWRIGHT_RUNTIME_DIR": str(self.runtime),
-            "HOSTWRIGHT_GATEWAY__PORT": "0",
+            "HOSTWRIGHT_GATEWAY__PORT": str(self.port),
         }
 
     @property
@@ -208,7 +213,7 @@ class Daemon:
 
     def wait_settled(self) -> None:
         """Every server has answered or failed once."""
-        going = ("stopped", "starting")
+        going = ("stopped", "starting")  # what is disabled stays out of it
         wait_for(
             lambda: all(row["state"] not in going for row in self.status()["servers"]),
             self.said,
@@ -326,7 +331,8 @@ class Daemon:
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
         url = f"{self.url}/{server}" if server else self.url
-        raw = {name: value.encode("latin-1") for name, value in sent.items()}
+        # As bytes, because tests send what is no ASCII as well.
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in sent.items()]
         return httpx2.post(url, content=body, headers=raw, timeout=30)
 
 

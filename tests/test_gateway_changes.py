@@ -25,7 +25,7 @@ async def test_a_session_of_the_handshake_era_is_told_and_sees_the_new_tool(
         if getattr(message, "method", "") == CHANGED:
             heard.set()
 
-    for server in ("", "alpha"):
+    for server, prefix in (("", "alpha__"), ("alpha", "")):
         heard.clear()
         async with gateway.client(
             way, "legacy", token=token, server=server, messages=listen
@@ -36,7 +36,7 @@ async def test_a_session_of_the_handshake_era_is_told_and_sees_the_new_tool(
             before = {tool.name for tool in await client.list_tools()}
             # Over HTTP it opens the stream for such messages in the background.
             await asyncio.sleep(0.3)
-            assert text(await client.call_tool("grow", {})) == "grown"
+            assert text(await client.call_tool(f"{prefix}grow", {})) == "grown"
             await asyncio.wait_for(heard.wait(), 10)
             new = {tool.name for tool in await client.list_tools()} - before
             assert len(new) == 1
@@ -51,7 +51,7 @@ def test_a_client_of_the_new_era_is_told_what_it_asked_for(gateway: Daemon) -> N
             )
             acknowledged = listener.message()
             assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
-        wire.begin("tools/call", name="grow", arguments={})
+        wire.begin("tools/call", name="alpha__grow", arguments={})
         got = [wire.message(), wire.message()]
         told = next(one for one in got if one.get("method") == CHANGED)
         assert told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == number

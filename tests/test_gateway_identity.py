@@ -102,8 +102,8 @@ def test_a_client_that_vouches_for_itself_is_not_believed(
 
 async def test_no_third_party_server_learns_tokens_or_keys(gateway: Daemon, token: str) -> None:
     async with gateway.client("http", token=token) as client:
-        await client.call_tool("echo", {"from": "agent"})
-        told = str(await client.call_tool("seen", {}))
+        await client.call_tool("alpha__echo", {"from": "agent"})
+        told = str(await client.call_tool("alpha__seen", {}))
     assert "agent" in told
     for secret in ("dev.hostwright/actor", "agent-one", token):
         assert secret not in told

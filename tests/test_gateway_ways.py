@@ -37,8 +37,9 @@ async def test_the_union_offers_every_server_and_one_endpoint_one(
     async with gateway.client(way, era, token=token) as client:
         names = [tool.name for tool in await client.list_tools()]
         assert len(names) == len(set(names))
-        assert {"system_health", "mcp_servers", "echo", "many_0449"} <= set(names)
-        assert text(await client.call_tool("echo", {"x": "é\u2028\x00"})).startswith("alpha.echo")
+        assert {"system_health", "mcp_servers", "alpha__echo", "beta__many_0449"} <= set(names)
+        said = text(await client.call_tool("alpha__echo", {"x": "é\u2028\x00"}))
+        assert json.loads(said.removeprefix("alpha.echo ")) == {"x": "é\u2028\x00"}
         health = await client.call_tool("system_health", {})
         assert health.structured_content and "memory" in health.structured_content
     async with gateway.client(way, era, token=token, server="beta") as client:
@@ -49,13 +50,14 @@ async def test_the_union_offers_every_server_and_one_endpoint_one(
 
 
 @both_eras
-async def test_a_taken_name_is_shown_with_its_server_and_ours_keep_theirs(
+async def test_a_strangers_tool_is_shown_with_its_server_and_ours_keep_their_names(
     gateway: Daemon, era: Era
 ) -> None:
     async with gateway.client("socket", era) as client:
         names = [tool.name for tool in await client.list_tools()]
         # alpha comes before system in every alphabet, and yet may not stand in for it.
         assert {"shell_exec", "alpha__shell_exec", "beta__echo", "gamma__echo"} <= set(names)
+        assert "echo" not in names
         ours = await client.call_tool("shell_exec", {"argv": ["printf", "really run"]})
         assert ours.structured_content
         assert "really run" in json.dumps(ours.structured_content)
@@ -95,19 +97,19 @@ async def test_resources_and_templates_reach_the_server_that_has_them(
 ) -> None:
     async with gateway.client("socket", era) as client:
         uris = {resource.uri for resource in await client.list_resources()}
-        assert {"system://health", "system://os", "note://one", "beta+note://one"} <= uris
+        assert {"system://health", "system://os", "alpha+note://one", "beta+note://one"} <= uris
         health = await client.read_resource("system://health")
         assert "memory" in json.loads(health[0].text)  # type: ignore[union-attr]
-        for uri, who in (("note://one", "alpha"), ("beta+note://one", "beta")):
+        for uri, who in (("alpha+note://one", "alpha"), ("beta+note://one", "beta")):
             found = await client.read_resource(uri)
             assert found[0].text == f"{who} reads note://one"  # type: ignore[union-attr]
         # Not listed: found through the templates, by the name that the server itself knows.
         templates = {one.uri_template for one in await client.list_resource_templates()}
-        assert {"note://{name}", "beta+note://{name}"} <= templates
-        for uri, who in (("note://two", "alpha"), ("beta+note://two", "beta")):
+        assert {"alpha+note://{name}", "beta+note://{name}"} <= templates
+        for uri, who in (("alpha+note://two", "alpha"), ("beta+note://two", "beta")):
             found = await client.read_resource(uri)
             assert found[0].text == f"{who} reads note://two"  # type: ignore[union-attr]
-        for missing in ("note://nine", "nothing://here", "beta+nothing://here"):
+        for missing in ("alpha+note://nine", "note://one", "nothing://here", "beta+nothing://here"):
             with pytest.raises(MCPError, match="Resource not found"):
                 await client.read_resource(missing)
 
@@ -116,7 +118,7 @@ async def test_resources_and_templates_reach_the_server_that_has_them(
 async def test_prompts(gateway: Daemon, era: Era) -> None:
     async with gateway.client("socket", era) as client:
         names = {prompt.name for prompt in await client.list_prompts()}
-        assert {"diagnose", "hello", "beta__hello"} <= names
+        assert {"diagnose", "alpha__hello", "beta__hello"} <= names
         filled = await client.get_prompt("diagnose", {"symptom": "slow since noon"})
         assert "slow since noon" in filled.messages[0].content.text  # type: ignore[union-attr]
         theirs = await client.get_prompt("beta__hello")
@@ -146,7 +148,7 @@ async def test_progress_comes_through_in_order_and_before_the_answer(
 
     async with gateway.client(way, era, token=token) as client:
         # Both kinds of server; the last report of each is malformed and must harm nothing.
-        for name in ("progress", "beta__progress"):
+        for name in ("alpha__progress", "beta__progress"):
             seen.clear()
             result = await client.call_tool(name, {"steps": 3}, progress_handler=note)
             assert text(result) == "progressed"
@@ -217,10 +219,10 @@ async def test_a_megabyte_comes_through_whole(
     gateway: Daemon, token: str, way: Way, era: Era
 ) -> None:
     async with gateway.client(way, era, token=token) as client:
-        for name in ("big", "beta__big"):
+        for name in ("alpha__big", "beta__big"):
             assert len(text(await client.call_tool(name, {"bytes": 1_000_000}))) == 1_000_000
         words = "é" * 100_000
-        echoed = text(await client.call_tool("echo", {"words": words}))
+        echoed = text(await client.call_tool("alpha__echo", {"words": words}))
         assert json.loads(echoed.removeprefix("alpha.echo "))["words"] == words
 
 
@@ -243,7 +245,7 @@ async def test_two_hundred_calls_of_twenty_clients_do_not_mix(gateway: Daemon, t
 
             async def one_call(turn: int) -> None:
                 marker = f"{number}-{turn}-{'x' * (turn * 300)}"
-                name = ("echo", "beta__echo", "shell_exec")[(number + turn) % 3]
+                name = ("alpha__echo", "beta__echo", "shell_exec")[(number + turn) % 3]
                 if name == "shell_exec":
                     done = await client.call_tool(name, {"argv": ["printf", "%s", marker]})
                     assert done.structured_content
@@ -276,8 +278,8 @@ async def test_a_client_that_reads_nothing_holds_up_nobody(gateway: Daemon) -> N
 def test_a_killed_client_leaves_the_gateway_as_it_was(gateway: Daemon) -> None:
     """`hostwright connect` dying in the middle of a call leaves the gateway as it was."""
     with gateway.wire() as wire:
-        wire.begin("tools/call", name="echo", arguments={"seconds": 2})
+        wire.begin("tools/call", name="alpha__echo", arguments={"seconds": 2})
         wire.process.kill()
         wire.process.wait()
     with gateway.wire() as wire:
-        assert wire.ask("tools/call", name="echo", arguments={})["result"]["content"]
+        assert wire.ask("tools/call", name="alpha__echo", arguments={})["result"]["content"]
