@@ -122,7 +122,11 @@ def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple
         ] = None,
         expected_start_time_ticks: Annotated[
             int | None,
-            Field(ge=0, description="Send only if it started then (start_time_ticks of its row)."),
+            Field(
+                ge=0,
+                le=1 << 62,
+                description="Send only if it started then (start_time_ticks of its row).",
+            ),
         ] = None,
         wait_seconds: Annotated[
             float, Field(ge=0, le=20, description="How long to wait for its end.")
