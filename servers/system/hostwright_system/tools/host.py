@@ -125,7 +125,7 @@ def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple
             Field(
                 ge=0,
                 le=1 << 62,
-                description="Send only if it started then (start_time_ticks of its row).",
+                description="Send only if it started then (from its row).",
             ),
         ] = None,
         wait_seconds: Annotated[
