@@ -18,7 +18,7 @@ down:
 test: .venv/.installed-dev
 	$(BIN)/python scripts/test_deps.py
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not clients_large" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not clients_large" $(PYTEST_ARGS)
 
 test-clients: .venv/.installed-dev
 	$(BIN)/python scripts/test_deps.py --clients
