@@ -276,7 +276,7 @@ async def test_the_users_own_manager(systemd_host: SystemdHost, journal: Journal
     status = await service_status(
         "mine", journal_lines=10, scope=scope, bus_address=address, journal=journal
     )
-    assert status.fragment_path == "/root/.config/systemd/user/mine.service"
+    assert (status.fragment_path or "").endswith("/.config/systemd/user/mine.service")
     assert "mine" in [entry.message for entry in status.journal]
     assert {entry.unit for entry in status.journal} == {"mine.service"}
     with pytest.raises(HostError) as caught:
