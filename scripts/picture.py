@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -16,4 +18,7 @@ from hostwright.cli.daemon import render
 console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
 console.print("$ hostwright status", style="bold")
 console.print(render(Control().status()))
-console.save_svg(sys.argv[1], title="hostwright")
+svg = console.export_svg(title="hostwright")
+# The picture must not fetch fonts from anywhere; the reader's own monospace will do.
+svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+Path(sys.argv[1]).write_text(svg, encoding="utf-8")
