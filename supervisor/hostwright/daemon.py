@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute, Route
 from hostwright import __version__, tools
 from hostwright.gateway import metrics
 from hostwright.gateway.edge import Edge
+from hostwright.gateway.ending import Ending
 from hostwright.gateway.link import Link
 from hostwright.gateway.listeners import ALL, ConnectSocket, Endpoints, Probes, tcp_app, unix_app
 from hostwright.keeper.keeper import Keeper
@@ -122,22 +123,20 @@ class Daemon:
             stack.push_async_callback(self.servers.close)
             await stack.enter_async_context(self._own_tools())
             await stack.enter_async_context(endpoints.run())
-            for app, sock in (
-                (
+            apps = (
+                Ending(
                     tcp_app(
                         endpoints,
                         probes,
                         tokens,
                         require_token=settings.require_token,
                         hosts=settings.allowed_hosts,
-                    ),
-                    listener,
+                    )
                 ),
-                (
-                    unix_app(endpoints, probes, self._control()),
-                    await stack.enter_async_context(unix_listener(runtime_dir / GATEWAY_SOCKET)),
-                ),
-            ):
+                Ending(unix_app(endpoints, probes, self._control())),
+            )
+            local = await stack.enter_async_context(unix_listener(runtime_dir / GATEWAY_SOCKET))
+            for app, sock in zip(apps, (listener, local), strict=True):
                 await stack.enter_async_context(_serving(app, sock))
             connect = await stack.enter_async_context(unix_listener(runtime_dir / CONNECT_SOCKET))
             await stack.enter_async_context(ConnectSocket(endpoints).listen(connect))
@@ -145,6 +144,7 @@ class Daemon:
             stack.callback(starting.cancel)
             self.ready.set()
             await self._stop.wait()
+            await asyncio.gather(*(app.end() for app in apps))
 
     async def _start_all(self) -> None:
         await self.keeper.start_all()
