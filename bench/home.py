@@ -1,0 +1,118 @@
+"""A Hostwright of its own for the measurements: folders, manifests, daemon, token.
+
+State lies beside the repository's other test data, on a real disk: on a tmpfs the ledger's fsync
+would cost nothing and its figures would be worth nothing. Sockets lie in /tmp, because the paths
+of unix sockets are short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+
+from bench.processes import CommandError, clean_environment, run
+from bench.wire import Era, HttpClient, PipeClient
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPS = ROOT / ".test-deps" / "bench"
+BIN = Path(sys.executable).parent
+NO_DAEMON = 3
+"""Exit code of `hostwright` where none runs."""
+HOSTWRIGHT = str(BIN / "hostwright")
+SYSTEM = str(BIN / "hostwright-system")
+ECHO = str(Path(__file__).with_name("echo_server.py"))
+ECHO_STDIO = [sys.executable, ECHO, "stdio"]
+
+
+class Home:
+    """The folders of one installation, and its daemon while it runs."""
+
+    def __init__(self, *, system: bool, echo: bool) -> None:
+        DEPS.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="home-", dir=DEPS))
+        self._sockets = Path(tempfile.mkdtemp(prefix="hw-bench-"))
+        self.log = self.folder / "clients.log"
+        self.state = self.folder / "state"
+        self.env = {
+            **clean_environment(),
+            "HOSTWRIGHT_STATE_DIR": str(self.state),
+            "HOSTWRIGHT_CONFIG_DIR": str(self.folder / "config"),
+            "HOSTWRIGHT_RUNTIME_DIR": str(self._sockets),
+            "HOSTWRIGHT_GATEWAY__PORT": "0",
+            # The owner accepts in advance: what is measured is the ledger, not a person.
+            "HOSTWRIGHT_POLICY__PROFILE": "autonomous",
+        }
+        self.url = ""
+        self.token = ""
+        self.daemon: psutil.Process | None = None
+        self._begun = False
+        manifests = self.folder / "config" / "manifests"
+        manifests.mkdir(parents=True, mode=0o700)
+        if not system:
+            text = 'name = "system"\nentry_point = "system"\nenabled = false\n'
+            (manifests / "system.toml").write_text(text)
+        if echo:
+            text = f'name = "echo"\ncommand = {json.dumps(ECHO_STDIO)}\n'
+            (manifests / "echo.toml").write_text(text)
+
+    async def make_token(self) -> None:
+        """A bearer token for HTTP clients of this home."""
+        made = await run([HOSTWRIGHT, "token", "bench", "--replace", "--json"], env=self.env)
+        self.token = str(json.loads(made)["token"])
+
+    async def up(self) -> None:
+        """Start the daemon; returns when every server is ready, and raises when one is not."""
+        self._begun = True
+        starting = asyncio.create_task(run([HOSTWRIGHT, "up", "--detach", "--json"], env=self.env))
+        try:
+            out = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A daemon that is half up cannot be told to end: it is let up first.
+            await asyncio.wait([starting])
+            raise
+        self.adopt(cast("dict[str, Any]", json.loads(out)))
+
+    def adopt(self, status: dict[str, Any]) -> None:
+        """Take over a daemon that was started in this home."""
+        self.daemon = psutil.Process(status["pid"])
+        self.url = str(status["url"])
+        broken = [one for one in status["servers"] if one["state"] not in ("ready", "disabled")]
+        if broken:
+            raise RuntimeError(f"not every server became ready: {broken}")
+
+    async def down(self) -> None:
+        """End the daemon, if one runs."""
+        if self._begun:
+            self._begun, self.daemon = False, None
+            try:
+                await run([HOSTWRIGHT, "down"], env=self.env)
+            except CommandError as error:
+                if error.code != NO_DAEMON:
+                    raise
+
+    async def close(self) -> None:
+        """End everything and remove the folders."""
+        try:
+            await self.down()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def http(self, server: str, era: Era = "legacy") -> HttpClient:
+        """A client of the gateway over HTTP, with its token; not yet open."""
+        return HttpClient(f"{self.url}/{server}", era=era, token=self.token)
+
+    def connect(self, server: str, era: Era = "legacy") -> PipeClient:
+        """A client that starts `hostwright connect SERVER`, as agents do; not yet open."""
+        return PipeClient([HOSTWRIGHT, "connect", server], env=self.env, era=era)
+
+    def bare(self, era: Era = "legacy") -> PipeClient:
+        """A client of the system server alone, over stdio; not yet open."""
+        return PipeClient([SYSTEM], env=self.env, era=era)
