@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import socket
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hostwright_kit.runtime import TOKENS_FILE
+from hostwright_kit.sockets import bind_tcp
 from hostwright_kit.tokens import Tokens
 
 from .kit_harness import Home, Wire, finish, free_port, http_exchange, request
@@ -278,3 +281,19 @@ def test_a_token_is_required_beyond_loopback_and_checked_on_it(tmp_path: Path) -
         assert not lives("--http", local, authorization="Bearer wrong"), "a wrong one is no none"
     assert secret not in home.stderr()
     assert {event.caller for event in home.events(type="call.read")} >= {"laptop", "environment"}
+
+
+async def test_answers_over_tcp_do_not_wait_for_acknowledgements() -> None:
+    """Nagle's algorithm is off on every connection that our listener accepts."""
+    listener = bind_tcp("127.0.0.1", 0)
+    accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async with await asyncio.start_server(look, sock=listener):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await accepted != 0
+        writer.close()
