@@ -14,13 +14,12 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mcp.shared.exceptions import MCPError
 
 from hostwright.gateway.catalog import Catalog, Kind
 from hostwright.gateway.link import Link
-from hostwright.gateway.remote import RemoteLink
 from hostwright.keeper.child import Child
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.server import Remote, Target
@@ -29,9 +28,12 @@ from hostwright.manifest import Manifest
 from hostwright_kit.errors import HostError
 from hostwright_kit.run import LINK_FD_VARIABLE
 
+if TYPE_CHECKING:
+    from hostwright.gateway.remote import RemoteLink
+
 logger = logging.getLogger(__name__)
 
-AnyLink = Link | RemoteLink
+AnyLink: TypeAlias = "Link | RemoteLink"
 READY_SECONDS = 20.0
 LOOK_SECONDS = 0.05
 LIST_CHANGED: Mapping[str, tuple[Kind, ...]] = {
@@ -158,6 +160,9 @@ class Servers:
 
     def _link_to(self, target: Target) -> tuple[AnyLink, Awaitable[Mapping[str, Any]]]:
         if isinstance(target, Remote):
+            # Brings a whole MCP client along, and few suites have a remote server.
+            from hostwright.gateway.remote import RemoteLink  # noqa: PLC0415
+
             remote = RemoteLink(target)
             return remote, remote.open()
         manifest = self._manifests[target.name]
