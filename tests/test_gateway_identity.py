@@ -91,13 +91,16 @@ def test_a_client_that_vouches_for_itself_is_not_believed(
         Mcp_Name=name,
     )
     assert answered.status_code == 200, answered.text
-    seen = (
-        shared_home.events(tool="mcp_servers")
-        if server == "hostwright"
-        else [one for one in shared_home.events(type="call.intent") if marker in str(one.detail)]
-    )
-    assert {one.caller for one in seen[-2:]} == {"wire", "agent-one"}
-    assert all(one.detail["by"]["transport"] in ("stdio", "http") for one in seen)
+
+    def seen() -> list[Event]:
+        if server == "hostwright":
+            return shared_home.events(tool="mcp_servers")
+        intents = shared_home.events(type="call.intent")
+        return [one for one in intents if marker in str(one.detail)]
+
+    # Reads are recorded without being waited for.
+    wait_for(lambda: {one.caller for one in seen()} == {"wire", "agent-one"}, lambda: str(seen()))
+    assert all(one.detail["by"]["transport"] in ("stdio", "http") for one in seen())
 
 
 async def test_no_third_party_server_learns_tokens_or_keys(gateway: Daemon, token: str) -> None:
@@ -226,7 +229,9 @@ def test_the_control_routes_are_not_on_the_network(gateway: Daemon, token: str) 
     assert gateway.server("system")["state"] == "ready"
 
 
-def test_the_ledger_still_holds(gateway: Daemon, shared_home: Installation) -> None:
-    del gateway
-    wait_for(lambda: shared_home.events(type="call.outcome"))
+def test_the_ledger_holds(gateway: Daemon, shared_home: Installation) -> None:
+    marker, arguments = act()
+    with gateway.wire("system") as wire:
+        wire.ask("tools/call", name="shell_exec", arguments=arguments)
+    assert intent(shared_home, marker)
     shared_home.assert_ledger_holds()
