@@ -123,6 +123,9 @@ class Daemon:
             stack.push_async_callback(self.servers.close)
             await stack.enter_async_context(self._own_tools())
             await stack.enter_async_context(endpoints.run())
+            # Begun before the first client can ask, so that it finds them starting.
+            starting = asyncio.create_task(self._start_all())
+            stack.callback(starting.cancel)
             apps = (
                 Ending(
                     tcp_app(
@@ -140,8 +143,6 @@ class Daemon:
                 await stack.enter_async_context(_serving(app, sock))
             connect = await stack.enter_async_context(unix_listener(runtime_dir / CONNECT_SOCKET))
             await stack.enter_async_context(ConnectSocket(endpoints).listen(connect))
-            starting = asyncio.create_task(self._start_all())
-            stack.callback(starting.cancel)
             self.ready.set()
             await self._stop.wait()
             await asyncio.gather(*(app.end() for app in apps))

@@ -22,6 +22,7 @@ from hostwright.gateway.catalog import Catalog, Kind
 from hostwright.gateway.link import Link
 from hostwright.keeper.child import Child
 from hostwright.keeper.keeper import Keeper
+from hostwright.keeper.machine import State
 from hostwright.keeper.server import Remote, Target
 from hostwright.keeper.status import Extras, Health
 from hostwright.manifest import Manifest
@@ -98,6 +99,19 @@ class Servers:
             fix=f"Try again, or `hostwright restart {server}`.",
             code="server_not_ready",
         )
+
+    async def met(self, servers: Sequence[str], timeout_seconds: float) -> None:
+        """Wait, bounded, for those that are being started and have not said yet what they offer."""
+        unseen = [name for name in servers if self.catalog.count(name) is None]
+        if not unseen or self.keeper is None:
+            return
+        starting = {one.name for one in self.keeper.status() if one.state is State.STARTING}
+        waits = (
+            self.keeper.wait_ready(name, timeout_seconds=timeout_seconds)
+            for name in starting.intersection(unseen)
+        )
+        # Why one is not ready is told when it is called.
+        await asyncio.gather(*waits, return_exceptions=True)
 
     @contextmanager
     def prepare(self, manifest: Manifest) -> Generator[Extras]:

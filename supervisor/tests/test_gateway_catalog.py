@@ -115,6 +115,11 @@ async def test_what_the_owner_excluded_is_not_offered() -> None:
     assert catalog.owner("tools", "drop", ["a"]) is None
     assert catalog.count("a") == 1
     assert catalog.count("b") is None
+    gone = Lists("b", tools=tools("x"))
+    gone.error = LinkLostError("b")
+    with pytest.raises(LinkLostError):
+        await catalog.refresh(gone, ALL)
+    assert catalog.count("b") is None
 
 
 @pytest.mark.parametrize(

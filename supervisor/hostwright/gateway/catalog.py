@@ -85,7 +85,7 @@ class Catalog:
         Raises `LinkLostError` when the server ends meanwhile, and `MCPError` when it does not
         tell its tools; what was known before then stays.
         """
-        offer = self._offers.setdefault(link.server, Offer())
+        offer = self._offers.get(link.server) or Offer()
         changed = False
         for kind in kinds:
             if CAPABILITY[kind] not in capabilities:
@@ -97,6 +97,10 @@ class Catalog:
             offer.shown[kind] = self._fit_to_be_shown(link.server, kind, said)
             self._listings.clear()
             changed = True
+        if link.server not in self._offers:
+            # Only now: half an offer would look like all of it.
+            self._offers[link.server] = offer
+            self._listings.clear()
         return changed
 
     def count(self, server: str, kind: Kind = "tools") -> int | None:

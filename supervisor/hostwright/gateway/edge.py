@@ -46,6 +46,10 @@ Ctx = ServerRequestContext[Any, Any]
 Raw = dict[str, Any]
 MAX_QUESTIONS = 5
 MAX_CURSOR_DIGITS = 9
+# What a client asks right after the daemon's start is not answered with half of the truth. A list
+# waits less long: one slow server must not keep the others from being seen.
+LIST_SECONDS = 5.0
+FIND_SECONDS = 20.0
 RESOURCE_NOT_FOUND = (mcp.INVALID_PARAMS, -32002)
 """The new era's code, and the one of the handshake era."""
 CACHEABLE: tuple[CacheableMethod, ...] = (
@@ -86,6 +90,10 @@ class Backends(Protocol):
 
     async def link(self, server: str) -> Asks:
         """The open link of a server; waits, bounded, while the server starts."""
+        ...
+
+    async def met(self, servers: Sequence[str], timeout_seconds: float) -> None:
+        """Wait, bounded, for servers that are starting and whose offer is not known yet."""
         ...
 
 
@@ -136,18 +144,19 @@ class Edge:
         return mcp.EmptyResult()
 
     async def _list_tools(self, ctx: Ctx, params: Any) -> Raw:
-        return self._list("tools", params)
+        return await self._list("tools", params)
 
     async def _list_resources(self, ctx: Ctx, params: Any) -> Raw:
-        return self._list("resources", params)
+        return await self._list("resources", params)
 
     async def _list_templates(self, ctx: Ctx, params: Any) -> Raw:
-        return self._list("resourceTemplates", params)
+        return await self._list("resourceTemplates", params)
 
     async def _list_prompts(self, ctx: Ctx, params: Any) -> Raw:
-        return self._list("prompts", params)
+        return await self._list("prompts", params)
 
-    def _list(self, kind: Kind, params: Any) -> Raw:
+    async def _list(self, kind: Kind, params: Any) -> Raw:
+        await self._backends.met(self._select(), LIST_SECONDS)
         items = self._backends.catalog.listing(kind, self._select())
         cursor = getattr(params, "cursor", None)
         start = _position(cursor, len(items))
@@ -160,7 +169,7 @@ class Edge:
 
     async def _call_tool(self, ctx: Ctx, params: Any) -> Raw:
         raw = _raw(ctx)
-        owned = self._owner("tools", str(raw.get("name")))
+        owned = await self._owner("tools", str(raw.get("name")))
         if owned is None:
             return _tool_error(
                 HostError(
@@ -191,7 +200,7 @@ class Edge:
     async def _read_resource(self, ctx: Ctx, params: Any) -> Raw:
         raw = _raw(ctx)
         uri = str(raw.get("uri"))
-        for server, asked in self._readers(uri):
+        for server, asked in await self._readers(uri):
             try:
                 return await self._forward_plain(
                     ctx, server, "resources/read", {**raw, "uri": asked}
@@ -202,9 +211,9 @@ class Edge:
                     raise
         raise MCPError(mcp.INVALID_PARAMS, f"Resource not found: {uri!r}", {"uri": uri})
 
-    def _readers(self, uri: str) -> list[tuple[str, str]]:
+    async def _readers(self, uri: str) -> list[tuple[str, str]]:
         """The servers that may have a resource, each with the name that it knows it by."""
-        if (owned := self._owner("resources", uri)) is not None:
+        if (owned := await self._owner("resources", uri)) is not None:
             return [(owned.server, owned.name)]
         found: dict[tuple[str, str], None] = {}
         for item in self._backends.catalog.listing("resourceTemplates", self._select()):
@@ -216,7 +225,7 @@ class Edge:
 
     async def _get_prompt(self, ctx: Ctx, params: Any) -> Raw:
         raw = _raw(ctx)
-        owned = self._owner("prompts", str(raw.get("name")))
+        owned = await self._owner("prompts", str(raw.get("name")))
         if owned is None:
             raise MCPError(mcp.INVALID_PARAMS, f"Unknown prompt: {raw.get('name')!r}")
         return await self._forward_plain(
@@ -230,8 +239,12 @@ class Edge:
         except HostError as error:
             raise MCPError(SERVER_UNAVAILABLE, str(error), _detail(error)) from error
 
-    def _owner(self, kind: Kind, shown: str) -> Owned | None:
-        return self._backends.catalog.owner(kind, shown, self._select())
+    async def _owner(self, kind: Kind, shown: str) -> Owned | None:
+        catalog, servers = self._backends.catalog, self._select()
+        if (owned := catalog.owner(kind, shown, servers)) is None:
+            await self._backends.met(servers, FIND_SECONDS)
+            owned = catalog.owner(kind, shown, servers)
+        return owned
 
     async def _forward(self, ctx: Ctx, server: str, method: str, params: Raw) -> Raw:
         """Pass one request on, and a question of the server to the user back."""
