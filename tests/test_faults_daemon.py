@@ -13,7 +13,9 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from .daemon_harness import (
+    ERAS,
     LINUX,
+    Era,
     Installation,
     processes_running,
     settle,
@@ -128,6 +130,32 @@ async def test_ending_the_daemon_ends_what_runs_and_puts_it_on_record(home: Inst
     home.assert_ledger_holds()
     finished = {one.intent_id for one in home.events(type="call.outcome")}
     assert all(one.id in finished for one in home.events(type="call.intent"))
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_who_comes_at_once_finds_everything(home: Installation, era: Era) -> None:
+    """A client that reconnects after a restart of the daemon calls what it knows from before."""
+    home.third_party("slow", "--slow-start", "2", "--resources")
+    with home.up(settled=False) as daemon:
+        async with daemon.client("stdio", era) as client, daemon.client(era=era) as other:
+            called, read, names = await asyncio.gather(
+                other.call_tool("slow__echo", {}),
+                other.read_resource("slow+note://one"),
+                client.list_tools(),
+            )
+            assert text(called) == "slow.echo {}"
+            assert "slow reads" in str(read)
+            assert {"slow__echo", "system_health"} <= {tool.name for tool in names}
+
+
+async def test_a_server_that_never_gets_ready_holds_up_no_list(bare_home: Installation) -> None:
+    bare_home.third_party("never", "--slow-start", "60", more="stop_timeout_seconds = 1")
+    bare_home.third_party("good")
+    with bare_home.up(settled=False) as daemon:
+        async with daemon.client() as client:
+            names = {tool.name for tool in await asyncio.wait_for(client.list_tools(), 15)}
+            assert "good__echo" in names
+            assert text(await client.call_tool("good__echo", {})) == "good.echo {}"
 
 
 def test_a_signal_during_the_start_ends_it_cleanly(bare_home: Installation) -> None:
