@@ -124,6 +124,9 @@ def make_server(app: ASGIApp) -> QuietServer:
     return QuietServer(
         uvicorn.Config(
             app,
+            # Named, or what is installed would decide: httptools is quicker and leaves blanks
+            # around header values, which clients may send (RFC 9110 §5.5) and MCP compares.
+            http="h11",
             lifespan="on",
             log_config=None,
             log_level="warning",

@@ -24,9 +24,11 @@ def main() -> None:
     if os.getppid() != daemon:
         # It died between the fork and the request above, so no signal would ever come.
         sys.exit("The daemon is gone.")
-    # This interpreter ignores them; the server must find the defaults.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    # What this interpreter ignores (SIGPIPE), and what whoever started the daemon had ignored
+    # (nohup, a script's `&`), is not the server's: it finds the defaults.
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     try:
         os.execv(program, argv)  # noqa: S606 - becoming it is the point
     except OSError as error:

@@ -97,7 +97,8 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 def parse_mountinfo(data: bytes) -> Iterator[Mount]:
     """The mounts in the order in which they were made; torn lines are passed over. Space, tab,
     line break and backslash stand as octal escapes."""
-    for line in data.splitlines():
+    # Not splitlines: the kernel escapes the line break alone, a name may hold any other.
+    for line in data.split(b"\n"):
         left, separator, right = line.partition(b" - ")
         first, second = left.split(b" "), right.split(b" ")
         if not separator or len(first) < 6 or len(second) < 3:
