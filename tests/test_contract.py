@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import mcp_types as mcp
 import pytest
@@ -144,7 +144,24 @@ def unbounded(schema: dict[str, Any]) -> list[str]:
         return ([] if "maxItems" in schema else ["a list without maxItems"]) + [
             f"items: {fault}" for fault in unbounded(schema.get("items", {}))
         ]
-    return []
+    return unbounded_object(schema) if kind == "object" else []
+
+
+def unbounded_object(schema: dict[str, Any]) -> list[str]:
+    """An object has known members, or members without number and size."""
+    rest = schema.get("additionalProperties", True)
+    faults = [
+        f"{name}: {fault}"
+        for name, one in schema.get("properties", {}).items()
+        for fault in unbounded(one)
+    ]
+    if rest is True:
+        faults.append("takes members that it does not know")
+    elif isinstance(rest, dict):
+        if "maxProperties" not in schema:
+            faults.append("an object without maxProperties")
+        faults += [f"members: {fault}" for fault in unbounded(cast("dict[str, Any]", rest))]
+    return faults
 
 
 def answer_faults(tool: mcp.Tool, result: Any) -> list[str]:

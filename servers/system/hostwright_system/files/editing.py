@@ -36,11 +36,13 @@ _DIFF_LINES = 20_000
 _CONTEXT = 3
 
 
-class Edit(BaseModel, frozen=True):
+class Edit(BaseModel, frozen=True, extra="forbid"):
     """One exact replacement."""
 
-    old_text: str = Field(min_length=1, description="Text as it stands in the file, exactly.")
-    new_text: str = Field(description="What takes its place; may be empty.")
+    old_text: str = Field(
+        min_length=1, max_length=1_000_000, description="Text as it stands in the file, exactly."
+    )
+    new_text: str = Field(max_length=1_000_000, description="What takes its place; may be empty.")
     replace_all: bool = Field(default=False, description="Replace every occurrence.")
 
 

@@ -178,9 +178,7 @@ def _register_writing(app: HostServer, space: FileSpace) -> None:
     @app.write_tool(destructive=True, idempotent=True, title="Write a file")
     def file_write(
         path: Path,
-        content: Annotated[
-            str, Field(max_length=22_400_000, description="The whole new content, 16 MiB at most.")
-        ],
+        content: Annotated[str, Field(max_length=12_000_000, description="The whole new content.")],
         encoding: Annotated[
             Encoding, Field(description="A codec, or base64 when content is bytes.")
         ] = "utf-8",

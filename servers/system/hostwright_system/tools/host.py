@@ -21,10 +21,18 @@ from hostwright_system.host.query import system_query as query
 from hostwright_system.host.services import ServiceRow
 from hostwright_system.host.signals import SignalName, SignalResult
 from hostwright_system.host.signals import process_signal as send_signal
-from hostwright_system.host.table import FilterValue, Order
+from hostwright_system.host.table import Order
 from hostwright_system.services import UnitSummary, list_units
 from hostwright_system.settings import SystemSettings
 
+Value = (
+    Annotated[str, Field(max_length=1_000)]
+    | Annotated[int, Field(ge=-(1 << 62), le=1 << 62)]
+    | Annotated[float, Field(ge=-1e18, le=1e18)]
+    | bool
+    | None
+)
+Wanted = Value | Annotated[list[Value], Field(max_length=100)]
 Cursor = Annotated[
     str | None,
     Field(max_length=4_000, description="next_cursor of the page before, with the same question."),
@@ -57,9 +65,9 @@ def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple
         ] = None,
         order: Order | None = None,
         filter: Annotated[  # noqa: A002 - the name that agents expect
-            dict[str, FilterValue] | None,
+            dict[str, Wanted] | None,
             Field(
-                max_length=16,
+                max_length=10,
                 description="Field → wanted value; all must hold. Names: glob with * ? [ ], else "
                 "substring; numbers: exact, or a comparison such as '>=1000'; booleans: exact.",
             ),
@@ -87,8 +95,8 @@ def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple
     @app.read_tool(title="What runs here")
     def system_discover(
         filter: Annotated[  # noqa: A002 - the name that agents expect
-            dict[str, FilterValue] | None,
-            Field(max_length=16, description="As in system_query; e.g. {'kind': 'postgres'}."),
+            dict[str, Wanted] | None,
+            Field(max_length=10, description="As in system_query; e.g. {'kind': 'postgres'}."),
         ] = None,
         limit: Annotated[int, Field(ge=1, le=500, description="Programs per page.")] = 100,
         cursor: Cursor = None,
