@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ START_SECONDS = 30.0
 Kind = Literal["direct", "peer", "ours"]
 
 
-class Front:
+class Front(ABC):
     """One way to the echo server, for clients of either era."""
 
     name: str
@@ -30,18 +31,18 @@ class Front:
     shared = False
     """Whether many clients have to share one connection, as a bare pipe has one other end."""
 
-    async def start(self) -> None:
+    async def start(self) -> None:  # noqa: B027 - some have nothing to begin
         """Begin; returns at once or when it is ready."""
 
+    @abstractmethod
     async def open_client(self, era: Era = "legacy") -> Client:
         """One more client, initialized where its era has that."""
-        raise NotImplementedError
 
+    @abstractmethod
     def processes(self) -> list[psutil.Process]:
         """The front and the servers behind it."""
-        raise NotImplementedError
 
-    async def end(self) -> None:
+    async def end(self) -> None:  # noqa: B027 - or to end
         """End it and what is behind it."""
 
 
