@@ -72,7 +72,12 @@ class Call(BaseModel, frozen=True):
     @property
     def asked_arguments(self) -> dict[str, Any]:
         """The arguments as the owner sees them who is to approve: as good as whole."""
-        return redact(self.arguments, secret_names=self.secret_names, max_chars=ASKED_TEXT_CHARS)
+        return redact(
+            self.arguments,
+            secret_names=self.secret_names,
+            max_chars=ASKED_TEXT_CHARS,
+            whole=True,
+        )
 
 
 class Answer(Enum):

@@ -5,8 +5,10 @@ well-known token prefixes, passwords in URLs). A net is not a proof: what must n
 best not passed. Redaction never changes the digest of a call, which is taken of the real values.
 
 Both nets work against an opponent who wants the opposite: to hide from the owner, behind something
-that looks like a secret, what a call would do. So no shape reaches over what a shell would run,
-and every pattern takes linear time (its repetitions are bounded, or start only where a run starts).
+that looks like a secret, what a call would do. So no shape reaches over the end of a line or over
+what a shell would run, and what the owner is asked about (`whole=True`) is masked only where the
+secret is one plain word: a quotation mark that seems to open a value may be one that closes.
+Every pattern takes linear time (its repetitions are bounded, or start only where a run starts).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ MIN_VALUE_CHARS = 4
 """Shorter values are not looked for in text: they are in every text."""
 
 _SECRET_NAME = re.compile(
-    r"(?i)(pass(word|wd|phrase|code|$|[_-])|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"(?i)((?<!ask)pass(word|wd|phrase|code|$|[_-])|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|credential|authorization|cookie|session[_-]?id|mnemonic|seed[_-]?phrase"
     r"|(^|[_-])(pin|otp|auth|key)$)"
 )
@@ -35,19 +37,22 @@ _NAME = (
     r"(?:pass(?:word|wd|phrase)|(?<![a-z])pass(?![a-z])|secret|token"
     r"|(?:api|access|private)[_-]?key)"
 )
-_VALUE = r"""("[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^\s"';,&|]+)"""
+_VALUE = r"""("[^"\n]*"?|'[^'\n]*'?|[^\s"';,&|]+)"""
+_BLANKS = r"[^\S\r\n]"
+_PEM = re.compile(
+    r"""(?x)(-----BEGIN\ [A-Z ]{0,40}PRIVATE\ KEY(?:\ BLOCK)?-----
+    (?:(?:\s|\\[nr])*(?:[A-Za-z0-9+/=]{40,}
+    |(?:Version|Comment|Proc-Type|DEK-Info):[ \w,.-]{0,40}))*
+    (?:(?:\s|\\[nr])*[A-Za-z0-9+/=]{0,80}(?:\s|\\[nr])*-----END\ [A-Z ]{0,40}-----)?)"""
+)
 # The last group of each is the secret.
 _SHAPES: tuple[re.Pattern[str], ...] = (
-    re.compile(
-        r"""(?x)(-----BEGIN\ [A-Z ]{0,40}PRIVATE\ KEY(?:\ BLOCK)?-----
-        (?:(?:\s|\\[nr])*(?:[A-Za-z0-9+/=]{40,}
-        |(?:Version|Comment|Proc-Type|DEK-Info):[ \w,.-]{0,40}))*
-        (?:(?:\s|\\[nr])*[A-Za-z0-9+/=]{0,80}(?:\s|\\[nr])*-----END\ [A-Z ]{0,40}-----)?)"""
-    ),
+    _PEM,
     # "basic" is also a word of English; credentials in base64 have a digit or an equals sign.
     re.compile(
-        r"(?i)\b(?:bearer\s{1,8}|authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?basic\s{1,8}"
-        r"|basic\s{1,8}(?=\S{0,60}[0-9=]))([A-Za-z0-9._~+/=-]{8,})"
+        rf"(?i)\b(?:bearer{_BLANKS}{{1,8}}|authorization[\"']?{_BLANKS}{{0,4}}[:=]{_BLANKS}{{0,4}}"
+        rf"[\"']?basic{_BLANKS}{{1,8}}|basic{_BLANKS}{{1,8}}(?=\S{{0,60}}[0-9=]))"
+        r"([A-Za-z0-9._~+/=-]{8,})"
     ),
     re.compile(
         r"\b(sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
@@ -56,11 +61,16 @@ _SHAPES: tuple[re.Pattern[str], ...] = (
         r"|(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
     ),
     re.compile(r"://[^\s/:@]{0,256}:([^\s/]{1,1024})@"),
-    re.compile(rf"(?i)(?<![\w-])--?[\w-]{{0,64}}{_NAME}(?:\s{{1,8}}|=){_VALUE}"),
-    re.compile(rf"(?i)\b\w{{0,64}}{_NAME}\w{{0,64}}[\"']?\s{{0,8}}[=:]\s{{0,8}}{_VALUE}"),
+    re.compile(rf"(?i)(?<![\w-])--?[\w-]{{0,64}}{_NAME}(?:{_BLANKS}{{1,8}}|=){_VALUE}"),
+    # Not after `NAME= `: to a shell, what follows is no value but a command.
+    re.compile(
+        rf"(?i)\b\w{{0,64}}{_NAME}\w{{0,64}}(?:[\"']?{_BLANKS}{{1,8}}[=:]{_BLANKS}{{0,8}}"
+        rf"|[\"']?:{_BLANKS}{{0,8}}|[\"']{_BLANKS}{{0,8}}={_BLANKS}{{0,8}}|=){_VALUE}"
+    ),
 )
-# What a shell would run inside of a word or of double quotes.
-_RUNS = re.compile(r"\$\(|`|[<>]\(")
+# What would be run, or written to somewhere else, if this were a line for a shell.
+_RUNS = re.compile(r"[`;&|<>()\n]")
+_PLAIN_WORD = re.compile(r"""["']?[^\s"'\\`;&|<>()\[\]{}$]*["']?""")
 
 _hidden: ContextVar[frozenset[str]] = ContextVar("hostwright_hidden_values", default=frozenset())
 
@@ -70,10 +80,11 @@ def is_secret_name(name: str) -> bool:
     return bool(_SECRET_NAME.search(name))
 
 
-def redact_text(text: str) -> str:
-    """`text` with everything that looks like a secret masked."""
+def redact_text(text: str, *, whole: bool = False) -> str:
+    """`text` with everything that looks like a secret masked; see `redact` for `whole`."""
+    mask = _mask_plain_words if whole else _mask
     for pattern in _SHAPES:
-        text = pattern.sub(_mask, text)
+        text = pattern.sub(mask, text)
     return text
 
 
@@ -82,24 +93,27 @@ def redact(
     *,
     secret_names: frozenset[str] = frozenset(),
     max_chars: int = LONG_TEXT_CHARS,
+    whole: bool = False,
 ) -> Any:
     """A copy of JSON-like `value` fit to be written down: secrets masked, long text summarised.
 
     `secret_names` are further field names whose values are masked whole; a text longer than
-    `max_chars` keeps its two ends.
+    `max_chars` keeps its two ends. `whole`: somebody decides by what is shown, so rather too
+    little is masked in running text than something that acts.
     """
     if isinstance(value, str):
-        return _shorten(value, max_chars)
+        return _shorten(value, max_chars, whole)
     if isinstance(value, Mapping):
         items = cast("Mapping[Any, Any]", value).items()
         return {
-            redact_text(str(key)): MASK
+            redact_text(str(key), whole=whole): MASK
             if item not in (None, "") and _names_secret(str(key), secret_names)
-            else redact(item, secret_names=secret_names, max_chars=max_chars)
+            else redact(item, secret_names=secret_names, max_chars=max_chars, whole=whole)
             for key, item in items
         }
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return list(_redact_items(cast("Sequence[Any]", value), secret_names, max_chars))
+        items = cast("Sequence[Any]", value)
+        return list(_redact_items(items, secret_names, max_chars, whole))
     if isinstance(value, bytes | bytearray):
         return f"[{len(value)} bytes]"
     return value
@@ -140,9 +154,18 @@ class RedactingFormatter(logging.Formatter):
 
 
 def _mask(found: re.Match[str]) -> str:
-    secret = found[found.re.groups]
-    if _RUNS.search(secret):
+    if _RUNS.search(found[found.re.groups]) and found.re is not _PEM:
         return found[0]
+    return _masked(found)
+
+
+def _mask_plain_words(found: re.Match[str]) -> str:
+    if _PLAIN_WORD.fullmatch(found[found.re.groups]) or found.re is _PEM:
+        return _masked(found)
+    return found[0]
+
+
+def _masked(found: re.Match[str]) -> str:
     start, end = found.span(found.re.groups)
     return found.string[found.start() : start] + MASK + found.string[end : found.end()]
 
@@ -152,17 +175,17 @@ def _names_secret(name: str, secret_names: frozenset[str]) -> bool:
 
 
 def _redact_items(
-    items: Sequence[Any], secret_names: frozenset[str], max_chars: int
+    items: Sequence[Any], secret_names: frozenset[str], max_chars: int, whole: bool
 ) -> Iterator[Any]:
     """A list may be a command line, where the value follows the option that names it."""
     option = False
     for item in items:
         if isinstance(item, str):
             secret = option and not item.startswith("-")
-            yield MASK if secret else redact(item, max_chars=max_chars)
+            yield MASK if secret else redact(item, max_chars=max_chars, whole=whole)
             option = item.startswith("-") and "=" not in item and is_secret_name(item)
         else:
-            yield redact(item, secret_names=secret_names, max_chars=max_chars)
+            yield redact(item, secret_names=secret_names, max_chars=max_chars, whole=whole)
             option = False
 
 
@@ -179,15 +202,16 @@ def _values(value: Any, secret_names: frozenset[str], *, secret: bool) -> Iterat
             yield from _values(item, secret_names, secret=secret)
 
 
-def _shorten(text: str, max_chars: int) -> str:
+def _shorten(text: str, max_chars: int, whole: bool) -> str:
     context = max(CONTEXT_CHARS, 2 * max_chars)
     if len(text) <= 2 * context:
-        head = tail = redact_text(text)
+        head = tail = redact_text(text, whole=whole)
         if len(head) <= max_chars:
             return head
     else:
         # A call may carry megabytes: only as much is redacted as can be shown.
-        head, tail = redact_text(text[:context]), redact_text(text[-context:])
+        head = redact_text(text[:context], whole=whole)
+        tail = redact_text(text[-context:], whole=whole)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     end = max_chars // 4
     return f"{head[:end]}… [{len(text)} characters, sha256 {digest}] …{tail[-end:]}"

@@ -115,12 +115,45 @@ def test_a_key_that_is_a_secret_itself_is_masked() -> None:
         "TOKEN=x; rm -rf /",
         "TOKEN=x&&rm -rf /",
         'PASSWORD="a" rm -rf /',
+        'echo "password=" ; rm -rf / ; echo "x"',
+        'echo \'"\' "password=" ; rm -rf / ; echo "x"',
+        "true # token='\nrm -rf /\n# '",
+        "true --token\nrm -rf /",
+        "TOKEN=\nrm -rf /",
+        "TOKEN= rm -rf /",
+        "echo bearer\nrm_and_more -rf /",
+        "curl http://x:;rm${IFS}-rf${IFS}~;#@h",
+        "run --token=x>rm-rf",
+        "TOKEN='PRIVATE KEY' x='token=' ; rm -rf / #'",
     ],
 )
 def test_nothing_that_a_shell_would_run_hides_behind_a_secret(line: str) -> None:
-    shown = redact_text(line)
-    assert "rm" in shown
-    assert "-rf" in shown
+    for shown in (redact_text(line), redact_text(line, whole=True)):
+        assert "rm" in shown
+        assert "-rf" in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x = "password=" + remove(home) + "x"',
+        'x = "token=" if remove else "x"',
+        "mysql --password 'hunter remove'",
+    ],
+)
+def test_who_decides_by_what_is_shown_sees_all_but_plain_words(text: str) -> None:
+    call = Call(
+        caller=Caller(), server="s", tool="t", arguments={"a": [text]}, effect=Effect.DESTRUCTIVE
+    )
+    assert "remove" in json.dumps(call.asked_arguments)
+    assert MASK in redact("TOKEN='hunter22' PASSWORD: hunter23", whole=True)
+    assert "hunter2" not in redact("TOKEN='hunter22' PASSWORD: hunter23", whole=True)
+
+
+@pytest.mark.parametrize("name", ["GIT_ASKPASS", "SUDO_ASKPASS", "ssh_askpass"])
+def test_the_program_that_would_ask_for_a_password_is_shown(name: str) -> None:
+    """It is run by git, sudo and ssh: who approves must see which one it is."""
+    assert redact({"env": {name: "/tmp/x"}}) == {"env": {name: "/tmp/x"}}
 
 
 def test_naming_one_argument_a_secret_does_not_hide_another_from_the_owner() -> None:
