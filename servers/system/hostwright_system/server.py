@@ -13,6 +13,7 @@ from hostwright_kit.run import serve
 from hostwright_kit.runtime import LEDGER_FILE, Runtime
 from hostwright_kit.server import HostServer
 from hostwright_system.files import FileSpace, Roots, open_file_space, trash_folder
+from hostwright_system.host.suite import SuiteProcesses
 from hostwright_system.settings import SystemSettings
 from hostwright_system.shell import CommandRunner
 from hostwright_system.tools import files, host, prompts, record, services, shell
@@ -35,8 +36,8 @@ def build(runtime: Runtime) -> HostServer:
     jobs = JobStore(runtime.paths.state_dir, "system")
     runtime.on_close(jobs.close)
     # The supervisor is our parent when it started us; ending it would end everything.
-    protected = (os.getppid(),) if runtime.link_key else ()
-    host.register(app, settings, protected_pids=protected)
+    parent = (os.getppid(),) if runtime.link_key else ()
+    host.register(app, settings, suite=SuiteProcesses(runtime.paths.runtime_dir, parent))
     files.register(app, _file_space(runtime, settings))
     services.register(app, settings)
     shell.register(app, jobs, CommandRunner(jobs))

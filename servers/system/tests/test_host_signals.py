@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from hostwright_kit.errors import HostError
 from hostwright_system.host.processes import ProcessLister
 from hostwright_system.host.procfs import Proc
 from hostwright_system.host.signals import SIGNALS, SignalName, process_signal
+from hostwright_system.host.suite import SuiteProcesses
 
 from .host_processes import in_namespaces, python, running
 
@@ -140,11 +142,61 @@ def test_a_reused_pid_is_not_hit() -> None:
 
 async def test_what_must_never_be_signalled() -> None:
     with running(python("")) as child:
-        for pid, protected in ((1, ()), (os.getpid(), ()), (child.pid, (child.pid,))):
+        for pid in (1, os.getpid(), child.pid):
             with pytest.raises(HostError, match="never signalled") as caught:
-                await process_signal(pid, "TERM", protected_pids=protected)
+                await process_signal(pid, "TERM", protected={child.pid: "it is kept"}.get)
             assert caught.value.code == "denied"
         assert child.poll() is None
+
+
+SLEEPER = [sys.executable, "-c", "print('ready', flush=True); input()"]
+# A grandchild, so that it is no child of the process that asks.
+STRANGER = f"""
+import subprocess, sys
+child = subprocess.Popen({SLEEPER!r} + sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+input()
+child.kill()
+"""
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"), [({"HOSTWRIGHT_CHILD": "x"}, "looks after it"), ({}, None)]
+)
+def test_what_the_supervisor_started_is_known_by_its_mark(
+    tmp_path: Path, mark: dict[str, str], said: str | None
+) -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "HOSTWRIGHT_CHILD"}
+    with running([sys.executable, "-c", STRANGER], env=plain | mark, ready=False) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        why = SuiteProcesses(tmp_path).why(pid)
+        assert (why is None) if said is None else (why and said in why)
+        assert parent.stdin is not None
+        parent.stdin.write("end\n")
+        parent.stdin.flush()
+        parent.wait()
+
+
+def test_the_daemon_is_known_by_its_pid_file_and_a_reused_number_is_not(tmp_path: Path) -> None:
+    for arguments, found in (["hostwright", "up"], True), (["other"], False):
+        with running([sys.executable, "-c", STRANGER, *arguments], ready=False) as parent:
+            assert parent.stdout is not None
+            (tmp_path / "daemon.pid").write_text(parent.stdout.readline())
+            pid = int((tmp_path / "daemon.pid").read_text())
+            assert (SuiteProcesses(tmp_path).why(pid) == "it is the supervisor") is found
+            assert parent.stdin is not None
+            parent.stdin.write("end\n")
+            parent.stdin.flush()
+            parent.wait()
+
+
+def test_the_wardens_of_commands_are_known_as_children(
+    child: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    assert "job_cancel" in (SuiteProcesses(tmp_path).why(child.pid) or "")
+    assert SuiteProcesses(tmp_path, (os.getppid(),)).why(os.getppid())
 
 
 async def test_kernel_threads_are_refused() -> None:

@@ -91,4 +91,5 @@ def test_the_guard_looks_at_aliases_and_lets_safe_actions_pass() -> None:
     assert danger(["dbus.service"], "restart")
     assert danger(["reboot.target", "ctrl-alt-del.target"], "start")
     assert danger(["user@1000.service"], "stop")
+    assert danger(["hostwright.service"], "restart")
     assert danger(["nginx.service"], "stop") is None

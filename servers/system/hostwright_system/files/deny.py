@@ -54,8 +54,12 @@ SECRET_PLACES: tuple[str, ...] = (
     *("**/.docker/config.json", "**/.config/containers/auth.json", "**/.config/helm/registry/**"),
     # What an agent's harness may run or answer by itself (hooks), and its tokens: who can write
     # here needs no approval any more.
-    *("**/.claude/settings*.json", "**/.claude.json", "**/.codex/config.toml"),
+    *("**/.claude/settings*.json", "**/.claude.json*", "**/.codex/config.toml"),
     *("**/claude_desktop_config.json", "**/.cursor/mcp.json", "**/.openclaw/openclaw.json"),
+    *("**/opencode.json", "**/opencode.jsonc", "**/.config/opencode/**", "**/.opencode/**"),
+    *("**/.vscode/mcp.json", "**/Code/User/mcp.json", "**/.gemini/settings.json"),
+    # Left beside such a file by `hostwright install`: what was in it is in here.
+    "**/*.hostwright-backup-*",
     *("**/.netrc", "**/_netrc", "**/.authinfo*", "**/.pgpass", "**/.my.cnf", "**/.mylogin.cnf"),
     *("**/.git-credentials", "**/.config/git/credentials", "**/.config/gh/hosts.yml"),
     *("**/.config/glab-cli/config.yml", "**/.config/hub", "**/.subversion/auth/**"),

@@ -16,7 +16,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import psutil
@@ -76,15 +76,18 @@ async def process_signal(
     expected_start_time_ticks: int | None = None,
     expected_name: str | None = None,
     wait_seconds: float = DEFAULT_WAIT_SECONDS,
-    protected_pids: Collection[int] = (),
+    protected: Callable[[int], str | None] = lambda _: None,
 ) -> SignalResult:
     """Sends the signal and waits up to `wait_seconds` (0 to 20) for the process to end.
 
     `expected_start_time_ticks` and `expected_name` are those of a process row; a mismatch sends
-    nothing. `protected_pids` (the supervisor's) are refused, as are pid 1, this process and kernel
-    threads.
+    nothing. What `protected` gives a reason for (the suite's own processes) is refused, as are
+    pid 1, this process and kernel threads.
     """
-    number = _checked_signal(pid, signal_name, wait_seconds, protected_pids)
+    number = _checked_signal(pid, signal_name, wait_seconds)
+    # Reads /proc; a process that is large or stuck must not hold up the event loop.
+    if (why := await asyncio.to_thread(protected, pid)) is not None:
+        raise _refused(pid, why)
     if not hasattr(os, "pidfd_open"):
         return await _signal_by_pid(
             pid, signal_name, expected_start_time_ticks, expected_name, wait_seconds
@@ -112,9 +115,7 @@ async def process_signal(
     )
 
 
-def _checked_signal(
-    pid: int, name: str, wait_seconds: float, protected: Collection[int]
-) -> signal.Signals:
+def _checked_signal(pid: int, name: str, wait_seconds: float) -> signal.Signals:
     if name not in SIGNALS:
         raise HostError(
             f"The signal {name[:40]!r} is not one that may be sent.",
@@ -133,14 +134,18 @@ def _checked_signal(
             f"{pid} is no process id.", fix="Give one from system_query.", code="invalid_pid"
         )
     refusals = {1: "pid 1 is the system's first process", os.getpid(): "it is this server itself"}
-    refusals |= dict.fromkeys(protected, "it belongs to the supervisor of this server")
     if pid in refusals:
-        raise HostError(
-            f"Process {pid} is never signalled: {refusals[pid]}.",
-            fix="Use service_control, or the hostwright command line for the suite's own servers.",
-            code="denied",
-        )
+        raise _refused(pid, refusals[pid])
     return SIGNALS[name]
+
+
+def _refused(pid: int, why: str) -> HostError:
+    return HostError(
+        f"Process {pid} is never signalled: {why}.",
+        fix="For the suite's own servers use mcp_server_stop or mcp_server_restart, or let the "
+        "owner use the hostwright command line; for the machine, service_control.",
+        code="denied",
+    )
 
 
 def _open(pid: int) -> int:

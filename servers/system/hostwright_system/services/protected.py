@@ -47,6 +47,11 @@ _RULES: tuple[tuple[tuple[str, ...], frozenset[str], str], ...] = (
         "everything inside it ends as well",
     ),
     (
+        ("hostwright.service", "hostwright.socket", "hostwright-*.service", "hostwright-*.socket"),
+        _OFF_OR_RESTART,
+        "it may run this very server, and the approvals and the record with it",
+    ),
+    (
         ("basic.target", "sysinit.target", "local-fs.target", "multi-user.target"),
         _OFF,
         "everything that needs it ends as well",

@@ -21,6 +21,7 @@ from hostwright_system.host.query import system_query as query
 from hostwright_system.host.services import ServiceRow
 from hostwright_system.host.signals import SignalName, SignalResult
 from hostwright_system.host.signals import process_signal as send_signal
+from hostwright_system.host.suite import SuiteProcesses
 from hostwright_system.host.table import Order
 from hostwright_system.services import UnitSummary, list_units
 from hostwright_system.settings import SystemSettings
@@ -39,7 +40,7 @@ Cursor = Annotated[
 ]
 
 
-def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple[int, ...]) -> None:
+def register(app: HostServer, settings: SystemSettings, *, suite: SuiteProcesses) -> None:
     """Add the tools, the two resources and what keeps their readings fresh."""
     monitor = HealthMonitor()
     app.background += [monitor.keep_fresh, functools.partial(_warm, monitor)]
@@ -154,7 +155,7 @@ def register(app: HostServer, settings: SystemSettings, *, protected_pids: tuple
                 expected_start_time_ticks=expected_start_time_ticks,
                 expected_name=expected_name,
                 wait_seconds=wait_seconds,
-                protected_pids=protected_pids,
+                protected=suite.why,
             )
 
     @app.resource("system://health", mime_type="application/json", title="Machine health")
