@@ -97,6 +97,84 @@ async def test_every_tool_answers_its_minimal_arguments_as_its_schema_says(
     assert server != "system" or expected <= succeeded, expected - succeeded
 
 
+@pytest.mark.parametrize("server", SERVERS)
+async def test_every_parameter_at_its_bounds_is_taken_or_refused_with_a_remedy(
+    daemon: Daemon, server: str
+) -> None:
+    """What a schema allows must not make a tool stumble, and what it forbids must say why."""
+    work = daemon.home.work
+    (work / "bounds.txt").write_text("some text\n")
+    nobody = 1 << 22  # above every pid_max, so never a process
+    base: dict[str, dict[str, Any]] = {
+        "process_signal": {"pid": nobody},
+        "file_read": {"path": str(work / "bounds.txt")},
+        "file_write": {"path": str(work / "bounds.txt"), "content": "x"},
+        "file_edit": {
+            "path": str(work / "bounds.txt"),
+            "edits": [{"old_text": "nowhere", "new_text": "any"}],
+        },
+        "file_move": {"source": str(work / "nosuch"), "destination": str(work / "moved.txt")},
+        "file_delete": {"path": str(work / "nosuch")},
+        "directory_list": {"path": str(work)},
+        "file_search": {"path": str(work)},
+        "shell_exec": {"argv": ["true"]},
+        "shell_start": {"argv": ["true"]},
+        "service_control": {"unit": "hostwright-nosuch", "action": "start"},
+        **{f"mcp_server_{what}": {"name": "nosuch"} for what in ("start", "stop", "restart")},
+    }
+    faults: list[str] = []
+    async with daemon.client(server=server) as client:
+        for tool in await client.list_tools():
+            given = base.get(tool.name) or smallest(tool.input_schema)
+            for name, schema in tool.input_schema.get("properties", {}).items():
+                if (tool.name, name) == ("process_signal", "pid"):
+                    continue  # its lower bound is somebody
+                for value, allowed in at_bounds(schema):
+                    result = await client.call_tool(
+                        tool.name, {**given, name: value}, raise_on_error=False
+                    )
+                    where = f"{tool.name} {name}={str(value)[:40]}"
+                    code = (result.meta or {}).get(ERROR_META, {}).get("code")
+                    faults += [f"{where}: {fault}" for fault in answer_faults(tool, result)]
+                    if code == "internal":
+                        faults.append(f"{where}: failed unexpectedly")
+                    elif allowed and code == "bad_arguments":
+                        faults.append(f"{where}: is refused though its schema allows it")
+                    elif not allowed and code != "bad_arguments":
+                        faults.append(f"{where}: is not refused ({code})")
+    assert not faults, "\n".join(faults)
+
+
+def at_bounds(schema: dict[str, Any]) -> Iterator[tuple[Any, bool]]:
+    """Values at the edges of a schema, and just beyond; each with whether it is allowed."""
+    if "anyOf" in schema:
+        inside = [one for one in schema["anyOf"] if one.get("type") != "null"]
+        yield None, len(inside) < len(schema["anyOf"])
+        if len(inside) == 1:
+            yield from at_bounds(inside[0])
+    elif "enum" in schema:
+        yield from ((value, True) for value in schema["enum"])
+        yield "none of these", False
+    elif schema.get("type") in ("integer", "number"):
+        yield "1", False
+        for key, beyond in (("minimum", -1), ("maximum", 1)):
+            if key in schema:
+                yield schema[key], True
+                yield schema[key] + beyond, False
+        if "exclusiveMinimum" in schema:
+            yield schema["exclusiveMinimum"], False
+    elif schema.get("type") == "string":
+        yield 1, False
+        if "pattern" not in schema:
+            yield "x" * min(schema["maxLength"], 200_000), True
+            yield "\0", schema.get("minLength", 0) <= 1
+            yield "", "minLength" not in schema
+    elif schema.get("type") == "boolean":
+        yield from ((True, True), (False, True), ("true", False))
+    elif schema.get("type") == "array":
+        yield "text", False
+
+
 def in_order(tools: list[mcp.Tool]) -> list[mcp.Tool]:
     """Write before move before delete: each leaves what the next one needs."""
     last = {"file_move": 1, "file_delete": 2}
@@ -124,6 +202,8 @@ def declaration_faults(tool: mcp.Tool) -> list[str]:
         faults.append("takes arguments that it does not know")
     for name, schema in tool.input_schema.get("properties", {}).items():
         faults += [f"{name}: {fault}" for fault in unbounded(schema)]
+        if not any("description" in one for one in (schema, *schema.get("anyOf", ()))):
+            faults.append(f"{name}: is not described")
     return faults
 
 

@@ -204,7 +204,8 @@ class JobRecords:
         if row is None:
             raise HostError(
                 f"There is no job {job_id!r} on the server {self._server!r}.",
-                fix="List the jobs to see their ids; old ones are removed after a while.",
+                fix="Give the id from the result of the call that began it; jobs that ended are "
+                "removed after a while.",
                 code="not_found",
             )
         return _to_record(row)

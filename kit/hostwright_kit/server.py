@@ -200,15 +200,14 @@ class GuardMiddleware(Middleware):
             return _error_result(failure.error, secrets)
         except HostError as error:
             return _error_result(error, secrets)
-        except (NotFoundError, FastMCPError):
-            raise
+        except FastMCPError as error:
+            if isinstance(error, NotFoundError) or error.__cause__ is None:
+                raise
+            # FastMCP has logged what the tool raised.
+            return _error_result(_unexpected(context.message.name, error.__cause__), secrets)
         except Exception as error:
             logger.exception("%s failed unexpectedly", context.message.name)
-            # What the exception says is for the log: it was not written to be shown.
-            raise ToolError(
-                f"{context.message.name} failed unexpectedly ({type(error).__name__}). "
-                "Fix: the owner finds the cause in this server's log."
-            ) from error
+            return _error_result(_unexpected(context.message.name, error), secrets)
 
     def _call(
         self, caller: Caller, tool: str, arguments: Mapping[str, Any], traits: ToolTraits
@@ -244,7 +243,22 @@ class GuardMiddleware(Middleware):
             )
 
 
+def _unexpected(tool: str, error: BaseException) -> HostError:
+    """What the exception says is for the log: it was not written to be shown."""
+    return HostError(
+        f"{tool} failed unexpectedly ({type(error).__name__}).",
+        fix="Do not repeat the same call; the owner finds the cause in this server's log.",
+        code="internal",
+    )
+
+
 def _describe_fault(fault: Any, secret_names: frozenset[str]) -> str:
+    # Of "one of these", where all but one allow nothing but null, that one is what was meant.
+    while fault.validator == "anyOf":
+        meant = [one for one in fault.context if one.schema.get("type") != "null"]
+        if len(meant) != 1:
+            break
+        fault = meant[0]
     names = [str(part) for part in fault.absolute_path]
     path = ".".join(names)
     if any(name in secret_names or is_secret_name(name) for name in names):

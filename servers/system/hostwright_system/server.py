@@ -52,6 +52,7 @@ def _file_space(runtime: Runtime, settings: SystemSettings) -> FileSpace:
         settings.roots or None,
         protected=runtime.paths.protected,
         deny=settings.deny,
+        allow=settings.allow,
         trash=trash_folder(state),
     )
     space = open_file_space(roots, state)

@@ -20,6 +20,11 @@ class SystemSettings(Section):
     deny: tuple[str, ...] = Field(
         default=(), description="Further glob patterns that no file tool may touch."
     )
+    allow: tuple[str, ...] = Field(
+        default=(),
+        description="Glob patterns that are open although a rule closes them; the suite's own "
+        "folders stay closed.",
+    )
     dbus_address: str | None = Field(
         default=None, description="Address of systemd's system bus, when it is not the usual one."
     )

@@ -148,6 +148,11 @@ def test_devices_are_refused(world: World) -> None:
         ".pgpass",
         ".gnupg/private-keys-v1.d/AB.key",
         ".config/google-chrome/Default/Cookies",
+        ".config/opencode/opencode.jsonc",
+        "project/opencode.json",
+        "project/.vscode/mcp.json",
+        ".claude.json.hostwright-backup-20261125T000000.000000Z",
+        "x.toml.hostwright-backup-20261125T000000.000000Z",
         ".state/suite/ledger.db",
         ".STATE/Suite/ledger.db",
     ],
@@ -177,6 +182,19 @@ def test_closed_names(world: World, name: str) -> None:
 def test_open_names(world: World, name: str) -> None:
     file_write(world.space, name, "content", create_parents=True)
     assert text_of(world, name) == "content"
+
+
+def test_the_owner_may_open_what_a_rule_closes_but_not_the_suites_own_folders(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / "state"
+    roots = Roots([tmp_path], protected=[state], allow=["*.pem", "state/**"])
+    for name in ("cert.pem", "state/x.pem"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("content")
+    assert file_read(roots, str(tmp_path / "cert.pem")).text == "content"
+    with refused("denied"):
+        file_read(roots, str(tmp_path / "state" / "x.pem"))
 
 
 def test_account_files_by_rule() -> None:

@@ -351,7 +351,7 @@ class Roots:
         fix = (
             "It belongs to the suite; its own tools and command line are the way to it."
             if denial.kind == "protected"
-            else "If the owner wants it open, an `allow` pattern in the configuration does that."
+            else "If the owner wants it open, a pattern in [system] allow of config.toml does that."
         )
         raise HostError(
             f"{shown(path)} is closed to the file tools ({denial.rule}).", fix=fix, code="denied"

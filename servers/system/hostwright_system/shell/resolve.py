@@ -117,8 +117,8 @@ def start_failure(command: ResolvedCommand, stage: str, number: int) -> HostErro
 def _arguments(spec: CommandSpec) -> tuple[str, ...]:
     if (spec.argv is None) == (spec.line is None):
         raise HostError(
-            "Both argv and line are given." if spec.argv is not None else "No command is given.",
-            fix="Give either argv (program and arguments) or line (for a shell).",
+            "Both argv and command are given." if spec.argv is not None else "No command is given.",
+            fix="Give either argv (program and arguments) or command (for a shell).",
             code="invalid_argument",
         )
     if spec.argv is not None:
@@ -150,7 +150,7 @@ def _arguments(spec: CommandSpec) -> tuple[str, ...]:
 def _stdin(spec: CommandSpec) -> bytes | None:
     if spec.stdin_text is not None and spec.stdin_base64 is not None:
         raise HostError(
-            "Both stdin_text and stdin_base64 are given.",
+            "Both stdin and stdin_base64 are given.",
             fix="Give one of them.",
             code="invalid_argument",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
 from typing import Annotated, Literal, cast
 
 import mcp_types as mcp
@@ -52,8 +53,15 @@ def register(app: HostServer, space: FileSpace) -> None:
 
 def _register_reading(app: HostServer, space: FileSpace) -> None:
     roots = space.roots
-    # A daemon works in /, which is no root; then "here" is the home.
-    here = "." if any(map(roots.working_folder.is_relative_to, roots.folders)) else "~"
+    # A daemon works in /, which is no root; then "here" is the home, or what the owner named.
+    here = next(
+        (
+            name
+            for name, folder in ((".", roots.working_folder), ("~", FilePath.home()))
+            if any(map(folder.is_relative_to, roots.folders))
+        ),
+        str(roots.folders[0]) if roots.folders else "~",
+    )
 
     @app.read_tool(title="Read a file")
     def file_read(
@@ -160,7 +168,7 @@ def _register_reading(app: HostServer, space: FileSpace) -> None:
         path: Annotated[
             str | None, Field(max_length=4_096, description="Only those of this file.")
         ] = None,
-        limit: Annotated[int, Field(ge=1, le=200)] = 50,
+        limit: Annotated[int, Field(ge=1, le=200, description="Per page, newest first.")] = 50,
         cursor: Cursor = None,
     ) -> BackupPage:
         """Backups that file_write, file_edit and file_move made, newest first."""
@@ -168,7 +176,8 @@ def _register_reading(app: HostServer, space: FileSpace) -> None:
 
     @app.read_tool(title="Trash")
     def trash_list(
-        limit: Annotated[int, Field(ge=1, le=200)] = 50, cursor: Cursor = None
+        limit: Annotated[int, Field(ge=1, le=200, description="Per page, newest first.")] = 50,
+        cursor: Cursor = None,
     ) -> TrashPage:
         """What file_delete put into the trash and file_restore can bring back, newest first."""
         return files.trash_list(space, limit=limit, cursor=cursor)

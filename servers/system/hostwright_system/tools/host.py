@@ -64,7 +64,9 @@ def register(app: HostServer, settings: SystemSettings, *, suite: SuiteProcesses
         sort: Annotated[
             str | None, Field(max_length=64, description="A field of the rows; default: per kind.")
         ] = None,
-        order: Order | None = None,
+        order: Annotated[
+            Order | None, Field(description="asc or desc; default: what the sort suggests.")
+        ] = None,
         filter: Annotated[  # noqa: A002 - the name that agents expect
             dict[str, Wanted] | None,
             Field(

@@ -13,7 +13,11 @@ from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
 from hostwright_kit.server import HostServer
 
-Word = Annotated[str | None, Field(max_length=200)]
+Caller = Annotated[
+    str | None, Field(max_length=200, description="Exact name of the client, or of its token.")
+]
+Server = Annotated[str | None, Field(max_length=200, description="Exact name of the server.")]
+Tool = Annotated[str | None, Field(max_length=200, description="Exact name of the tool.")]
 Moment = Annotated[str | None, Field(max_length=40, description="ISO 8601; without a zone: UTC.")]
 Limit = Annotated[int, Field(ge=1, le=200, description="Entries per page.")]
 Cursor = Annotated[str | None, Field(max_length=18, description="next_cursor of the page before.")]
@@ -28,10 +32,12 @@ def register(app: HostServer, ledger: Path) -> None:
             str | None,
             Field(max_length=64, description="Exact, or a group such as `call.*`, `approval.*`."),
         ] = None,
-        caller: Word = None,
-        server: Word = None,
-        tool: Word = None,
-        outcome: Word = None,
+        caller: Caller = None,
+        server: Server = None,
+        tool: Tool = None,
+        outcome: Annotated[
+            str | None, Field(max_length=200, description="ok, error, cancelled or denied.")
+        ] = None,
         since: Moment = None,
         until: Moment = None,
         limit: Limit = 50,
@@ -56,10 +62,13 @@ def register(app: HostServer, ledger: Path) -> None:
 
     @app.read_tool(title="Receipts")
     def receipt_list(
-        caller: Word = None,
-        server: Word = None,
-        tool: Word = None,
-        outcome: Literal["ok", "error", "cancelled", "unrecorded"] | None = None,
+        caller: Caller = None,
+        server: Server = None,
+        tool: Tool = None,
+        outcome: Annotated[
+            Literal["ok", "error", "cancelled", "unrecorded"] | None,
+            Field(description="How it ended."),
+        ] = None,
         since: Moment = None,
         until: Moment = None,
         limit: Limit = 50,
@@ -88,10 +97,10 @@ def _moment(name: str, text: str | None) -> str | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return format_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
         raise HostError(
             f"{name}={text!r} is not a time.",
             fix="Write it as ISO 8601, for example 2026-11-20T09:30:00Z.",
             code="bad_time",
         ) from None
-    return format_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

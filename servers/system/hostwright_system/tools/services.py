@@ -135,7 +135,9 @@ def register(app: HostServer, settings: SystemSettings) -> None:
             str | None, Field(max_length=40, description="0: this boot, -1: the one before, or id.")
         ] = None,
         limit: Annotated[int, Field(ge=1, le=500, description="Entries per page.")] = 100,
-        cursor: Annotated[str | None, Field(max_length=400)] = None,
+        cursor: Annotated[
+            str | None, Field(max_length=400, description="next_cursor of the page before.")
+        ] = None,
         direction: Annotated[
             Direction, Field(description="backward: newest first; forward: oldest first.")
         ] = "backward",

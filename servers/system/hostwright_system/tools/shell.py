@@ -131,7 +131,9 @@ def register(app: HostServer, jobs: JobStore, runner: CommandRunner) -> None:
         offset_bytes: Annotated[
             int, Field(ge=-(1 << 40), le=1 << 40, description="Negative: from the end.")
         ] = 0,
-        limit_bytes: Annotated[int, Field(ge=1, le=262_144)] = 65_536,
+        limit_bytes: Annotated[
+            int, Field(ge=4, le=262_144, description="Bytes per page.")
+        ] = 65_536,
     ) -> OutputPage:
         """A page of what a job wrote so far; go on with next_offset_bytes.
 
