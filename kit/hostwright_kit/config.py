@@ -124,7 +124,8 @@ class Settings:
 
     def check_unknown(self, known: Sequence[str]) -> None:
         """Report tables that no program knows."""
-        for name in self.values.keys() - set(known):
+        told = {problem.key for problem in self.problems}
+        for name in sorted(self.values.keys() - set(known) - told):
             layer = self._layer_of((name,))
             self.problems.append(
                 Problem(
@@ -170,7 +171,7 @@ class Settings:
                     source=_env_name(place) if layer.kind == "environment" else layer.source,
                     line=find_line(layer.text, place),
                     key=".".join(map(str, place)),
-                    message=item["msg"] + ".",
+                    message=item["msg"].removeprefix("Value error, ") + ".",
                     fix=_remedy(item["type"], item.get("ctx", {})),
                 )
             )
