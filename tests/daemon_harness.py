@@ -409,7 +409,7 @@ def over_socket(path: Path) -> Any:
 
 
 def wait_for(
-    condition: Callable[[], Found], what: Callable[[], str] = str, *, seconds: float = 30.0
+    condition: Callable[[], Found], what: Callable[[], str] = str, *, seconds: float = 60.0
 ) -> Found:
     """The first true value of `condition`; `what` is shown when it never comes."""
     deadline = time.monotonic() + seconds
@@ -419,7 +419,7 @@ def wait_for(
     return found
 
 
-def settle(look: Callable[[], Found], *, seconds: float = 5.0) -> Found:
+def settle(look: Callable[[], Found], *, seconds: float = 30.0) -> Found:
     """What `look` still finds after it had time to become empty."""
     deadline = time.monotonic() + seconds
     while (found := look()) and time.monotonic() < deadline:

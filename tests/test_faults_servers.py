@@ -35,7 +35,8 @@ async def test_killing_a_server_under_fifty_calls_loses_none_of_them(home: Insta
         outcomes: Counter[str] = Counter()
 
         async def one(client: Any, number: int) -> None:
-            arguments = {"argv": ["sh", "-c", f"sleep 4.{number:03}"], "timeout_seconds": 30}
+            # Longer than the whole test takes: what is gone at its end has been ended.
+            arguments = {"argv": ["sh", "-c", f"sleep 149.{number:03}"], "timeout_seconds": 50}
             try:
                 result = await client.call_tool("shell_exec", arguments, raise_on_error=False)
             except MCPError as error:
@@ -57,7 +58,7 @@ async def test_killing_a_server_under_fifty_calls_loses_none_of_them(home: Insta
                 for number in range(50)
             ]
             await asyncio.to_thread(
-                wait_for, lambda: len(home.events(type="call.intent")) >= 30, seconds=10
+                wait_for, lambda: len(home.events(type="call.intent")) >= 30, seconds=40
             )
             pid = await asyncio.to_thread(daemon.kill, "system")
             await asyncio.wait_for(asyncio.gather(*calls), 40)
@@ -74,7 +75,7 @@ async def test_killing_a_server_under_fifty_calls_loses_none_of_them(home: Insta
         finished = {one.intent_id for one in home.events(type="call.outcome")}
         cut = [one for one in home.events(type="call.intent") if one.id not in finished]
         assert len(cut) >= 30
-    assert settle(lambda: processes_running("sleep\0004.0")) == []
+    assert settle(lambda: processes_running("sleep\000149.0")) == []
 
 
 async def test_calls_wait_while_a_server_restarts(bare_home: Installation) -> None:
@@ -91,7 +92,7 @@ async def test_calls_wait_while_a_server_restarts(bare_home: Installation) -> No
                 for result in results:
                     assert not result.is_error or failure(result)["code"] == "server_ended"
                 assert text(await client.call_tool("echo", {})) == "slow.echo {}"
-                assert time.monotonic() - started < 20
+                assert time.monotonic() - started < 60
                 # Lists are answered from memory meanwhile, health and status too.
                 daemon.kill("slow")
                 assert "echo" in {tool.name for tool in await client.list_tools()}

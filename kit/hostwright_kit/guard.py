@@ -173,7 +173,7 @@ class Guard:
         if judgement.verdict == "ask":
             approval = await self._approval(call, judgement, ask)
         if call.effect is Effect.READ:
-            return await self._read(call, act, failed)
+            return await self._read(call, approval, act, failed)
         return await self._act(call, judgement, approval, act, failed)
 
     async def _approval(
@@ -220,6 +220,7 @@ class Guard:
     async def _read(
         self,
         call: Call,
+        approval: Approval | None,
         act: Callable[[], Awaitable[Result]],
         failed: Callable[[Result], str | None],
     ) -> Result:
@@ -240,6 +241,8 @@ class Guard:
                     outcome,
                     error=error,
                     arguments=call.shown_arguments,
+                    approval=approval.id if approval else None,
+                    approved_via=approval.via if approval else None,
                     duration_ms=_elapsed(started),
                 )
                 self.ledger.note(entry)

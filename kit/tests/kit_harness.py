@@ -225,14 +225,14 @@ def request(number: int, method: str, **params: Any) -> bytes:
     return json.dumps(body).encode() + b"\n"
 
 
-def end(process: subprocess.Popen[bytes], *, seconds: float = 6.0) -> int:
+def end(process: subprocess.Popen[bytes], *, seconds: float = 15.0) -> int:
     """SIGTERM, and the exit code; a process that stays is killed and fails the test."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     return finish(process, seconds=seconds)
 
 
-def finish(process: subprocess.Popen[bytes], *, seconds: float = 6.0) -> int:
+def finish(process: subprocess.Popen[bytes], *, seconds: float = 15.0) -> int:
     """The exit code of a process that is to end by itself."""
     try:
         return process.wait(seconds)
@@ -247,7 +247,7 @@ def finish(process: subprocess.Popen[bytes], *, seconds: float = 6.0) -> int:
                     stream.close()
 
 
-def wait_for(condition: Callable[[], Found], *, seconds: float = 20.0) -> Found:
+def wait_for(condition: Callable[[], Found], *, seconds: float = 60.0) -> Found:
     """The first true value of `condition`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

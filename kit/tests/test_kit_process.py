@@ -19,7 +19,9 @@ from hostwright_kit.audit import EventFilter, list_receipts
 
 from .kit_harness import Home, Wire, end, finish, free_port, http_exchange, request, wait_for
 
-WITHIN_SECONDS = 5.0
+# Five are promised. The rest is for a machine that is busy with other tests; what would end only
+# when its call does takes thirty.
+WITHIN_SECONDS = 15.0
 
 
 @pytest.fixture

@@ -503,7 +503,7 @@ async def test_logs_through_the_keeper(suite: Open) -> None:
     s = await suite(manifest("a"))
     lines = s.keeper.follow("a")
     first = asyncio.ensure_future(anext(lines))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
     await s.keeper.start_all()
     assert "-- started, pid" in await asyncio.wait_for(first, 20)
     assert "-- ready after" in (await s.keeper.tail("a", 1))[0]

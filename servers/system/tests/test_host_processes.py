@@ -167,11 +167,17 @@ def test_cpu_is_measured_over_a_window_and_told_per_core() -> None:
         rows, notes = lister.rows()
         assert all(r.cpu_percent is None for r in rows)
         assert "no earlier sample" in notes[0]
-        time.sleep(0.3)
-        rows, notes = lister.rows()
-        busy = next(r for r in rows if r.pid == child.pid)
-        assert busy.cpu_percent is not None
-        assert 5 < busy.cpu_percent < 150
+        # On a busy machine the child has to wait for its share.
+        for _ in range(200):
+            time.sleep(0.3)
+            rows, notes = lister.rows()
+            busy = next(r for r in rows if r.pid == child.pid)
+            assert busy.cpu_percent is not None
+            assert busy.cpu_percent < 150
+            if busy.cpu_percent > 5:
+                break
+        else:
+            pytest.fail("a child that does nothing but work shows no work")
         assert "over the last" in notes[0]
         assert busy.cpu_seconds > 0
 
@@ -180,7 +186,7 @@ def test_cpu_is_measured_over_a_window_and_told_per_core() -> None:
 async def test_a_first_question_by_cpu_waits_for_a_reading() -> None:
     rows, notes = ProcessLister().rows({"cpu_percent"})
     assert all(r.cpu_percent is not None for r in rows)
-    assert "over the last 0.1" in notes[0]
+    assert "over the last " in notes[0]
 
 
 @linux_only

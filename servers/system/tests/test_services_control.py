@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from pathlib import Path
 
 import pytest
@@ -238,10 +237,8 @@ async def test_a_job_that_is_canceled(hands: Hands) -> None:
 
 
 async def test_a_long_job_is_said_to_be_at_work(hands: Hands) -> None:
-    unit = hands.unit("[Service]\nType=oneshot\nExecStart=/bin/sleep 2\nRemainAfterExit=yes\n")
-    began = time.monotonic()
+    unit = hands.unit("[Service]\nType=oneshot\nExecStart=/bin/sleep 5\nRemainAfterExit=yes\n")
     answer = await hands.do(unit, "start", wait_seconds=0.3)
-    assert time.monotonic() - began < 2
     assert not answer.finished
     assert answer.job_result is None
     assert answer.job_path is not None

@@ -142,7 +142,7 @@ async def test_a_time_out_ends_a_tree_that_ignores_sigterm(
         while True:
             time.sleep(1000)
     """
-    result = await runner.run(python(code, marker), timeout_seconds=4)
+    result = await runner.run(python(code, marker), timeout_seconds=10)
     assert_contained(result, means, marker)
     assert (result.timed_out, result.signal) == (True, "SIGKILL")
     assert result.ended_processes == 8
@@ -166,7 +166,7 @@ async def test_sigterm_comes_first_and_leaves_time_to_clean_up(
     runner: CommandRunner, means: str, marker: str
 ) -> None:
     spec = line("trap 'echo cleaned; exit 9' TERM; echo up; while :; do sleep 0.05; done", marker)
-    result = await runner.run(spec, timeout_seconds=2)
+    result = await runner.run(spec, timeout_seconds=5)
     assert_contained(result, means, marker)
     assert result.stdout.head == "up\ncleaned\n"
     assert (result.timed_out, result.exit_code) == (True, 9)
@@ -269,7 +269,7 @@ async def test_a_command_that_stops_its_supervisor_is_still_ended_in_time(
     runner: CommandRunner, means: str, marker: str
 ) -> None:
     spec = line("setsid sleep 1000 & kill -STOP $PPID; sleep 1000", marker)
-    result = await runner.run(spec, timeout_seconds=1)
+    result = await runner.run(spec, timeout_seconds=3)
     assert_contained(result, means, marker)
     assert result.timed_out
 
