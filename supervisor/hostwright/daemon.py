@@ -191,7 +191,7 @@ class Daemon:
 
     def _readiness(self) -> tuple[bool, Mapping[str, str]]:
         states = {status.name: status.state for status in self.keeper.status()}
-        settled = {State.READY, State.DISABLED, State.STOPPED}
+        settled = {State.READY, State.DISABLED, State.STOPPED, State.HIBERNATED}
         return all(state in settled for state in states.values()), {
             name: state.value for name, state in states.items()
         }

@@ -98,11 +98,12 @@ def test_an_unknown_server_is_one_error(
 
 
 def test_logs_show_the_end_and_go_on(world: World, running: DaemonStatus) -> None:
-    log = world.state / "logs" / "system.log"
+    log = world.state / "logs" / "system.jsonl"
     with log.open("a") as file:
         file.write("".join(f"line {number}\n" for number in range(5)))
     found = world.json("logs", "system", "-n", "2")
-    assert found == {"server": "system", "lines": ["line 3", "line 4"]}
+    assert (found["server"], found["lines"]) == ("system", ["line 3", "line 4"])
+    assert [record["text"] for record in found["records"]] == ["line 3", "line 4"]
     following = world.start("logs", "system", "-n", "1", "-f")
     try:
         assert following.stdout

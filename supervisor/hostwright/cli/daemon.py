@@ -50,7 +50,9 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")
 START_SECONDS = 60.0
 STOP_SECONDS = 45.0
 REFRESH_SECONDS = 1.0
-COLOURS = {"ready": "green", "broken": "red", "failing": "red", "stopped": "dim", "disabled": "dim"}
+COLOURS = {"ready": "green", "broken": "red", "failing": "red"} | dict.fromkeys(
+    ("stopped", "disabled", "hibernated"), "dim"
+)
 
 
 def register(app: App) -> None:
@@ -147,20 +149,21 @@ def logs(
     json: Json = False,
 ) -> None:
     """What a server wrote to stderr."""
-    file = resolve_paths().state_dir / "logs" / f"{name}.log"
+    file = resolve_paths().state_dir / "logs" / f"{name}.jsonl"
     if "/" in name or not file.exists():
         raise HostError(
             f"There is no log of {name!r}.",
             fix="`hostwright status` names the servers; one that never ran has no log.",
             code="not_found",
         )
-    found = keeper_logs.tail(file, min(max(lines, 1), 10_000))
+    records = keeper_logs.records(file, min(max(lines, 1), 10_000))
+    found = [keeper_logs.show(record) for record in records]
     if json and follow:
         raise HostError(
             "A log that goes on is no JSON document.", fix="Leave out -f or --json.", code="usage"
         )
     if json:
-        print_json({"server": name, "lines": found})
+        print_json({"server": name, "lines": found, "records": records})
         return
     for line in found:
         print_plain(line)
@@ -213,7 +216,14 @@ def _health(server: ServerStatus) -> str:
 def _trouble(state: DaemonStatus) -> list[Text]:
     found: list[Text] = []
     for server in state.servers:
-        if server.last_error and server.state != "ready":
+        if server.why:
+            found.append(cell(f"{server.name}: {server.why}", style="dim"))
+        found += [
+            cell(f"{server.name}: its limit of {limit} is {how}", style="yellow")
+            for limit, how in server.limits.items()
+            if how.startswith("not")
+        ]
+        if server.last_error and server.state not in ("ready", "hibernated"):
             found.append(cell(f"{server.name}: {server.last_error}", style="red"))
             found += [cell(f"  │ {line}", style="dim") for line in server.last_stderr[-5:]]
     found += [cell(problem, style="red") for problem in state.problems]
