@@ -58,8 +58,8 @@ class Servers:
 
     def __init__(self, manifests: Sequence[Manifest], changed: Callable[[str], None]) -> None:
         """`changed` is told the name of a server whose offer changed."""
-        ours_first = sorted(manifests, key=lambda manifest: manifest.entry_point is None)
-        self._manifests = {manifest.name: manifest for manifest in ours_first}
+        self._manifests: dict[str, Manifest] = {}
+        self.adopt(manifests)
         self.catalog = Catalog(self._is_ours, self._may_offer)
         self._changed = changed
         self._connected: dict[str, Connected] = {}
@@ -68,6 +68,11 @@ class Servers:
         self._refreshing: set[asyncio.Task[None]] = set()
         self.keeper: Keeper | None = None
         """Set once the keeper exists; it is made with our `probe` and `prepare`."""
+
+    def adopt(self, manifests: Sequence[Manifest]) -> None:
+        """These are the servers from now on."""
+        ours_first = sorted(manifests, key=lambda manifest: manifest.entry_point is None)
+        self._manifests = {manifest.name: manifest for manifest in ours_first}
 
     def add_local(self, link: Link) -> None:
         """A server inside this process, which needs no keeping."""

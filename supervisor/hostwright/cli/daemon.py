@@ -57,7 +57,7 @@ COLOURS = {"ready": "green", "broken": "red", "failing": "red"} | dict.fromkeys(
 
 def register(app: App) -> None:
     """Add the commands."""
-    for command in (up, down, status, start, stop, restart, logs):
+    for command in (up, down, status, start, stop, restart, reload, logs):
         app.command(command)
 
 
@@ -139,6 +139,29 @@ def stop(name: str, *, json: Json = False) -> None:
 def restart(name: str, *, json: Json = False) -> None:
     """End one server and start it anew."""
     _act(name, "restart", as_json=json)
+
+
+def reload(*, json: Json = False) -> None:
+    """Read the manifests again; only servers whose process must change are restarted.
+
+    The supervisor does so by itself when a manifest changes. Exit code 1 when a manifest is wrong.
+    """
+    result = Control().post("/control/reload")
+    if json:
+        print_json(result)
+        # One document: the problems stand in it.
+        sys.exit(1 if result["problems"] else 0)
+    for what, names in [*result["servers"].items(), ("kept as they were", result["kept"])]:
+        if names and what != "unchanged":
+            done(f"{what}: {', '.join(names)}")
+    if result["problems"]:
+        raise HostError(
+            "\n".join(str(problem) for problem in result["problems"]),
+            fix="Correct the files; the servers of a broken one run on as they were.",
+            code="manifest_problem",
+        )
+    if not any(names for what, names in result["servers"].items() if what != "unchanged"):
+        done("Nothing has changed.")
 
 
 def logs(
@@ -250,8 +273,10 @@ async def _up_here(*, as_json: bool) -> None:
         interactive = out.is_terminal and not as_json
         daemon = Daemon(runtime, on_event=_nothing if interactive else _print_event)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
+        # Where there is a terminal it means that the terminal has gone; a service has none.
+        loop.add_signal_handler(signal.SIGHUP, daemon.stop if _has_terminal() else daemon.reload)
         serving = asyncio.create_task(daemon.run())
         how = _show_json(daemon) if as_json else _show(daemon, live=interactive)
         showing = asyncio.create_task(how)
@@ -265,6 +290,15 @@ async def _up_here(*, as_json: bool) -> None:
             await asyncio.wait([showing])
     finally:
         await runtime.close()
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
