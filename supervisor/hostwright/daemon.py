@@ -70,6 +70,7 @@ class Daemon:
             runtime_dir=runtime.paths.runtime_dir,
             state_dir=runtime.paths.state_dir,
             probe=self.servers.probe,
+            canary=self.servers.canary,
             prepare=self.servers.prepare,
             on_event=self._record,
         )

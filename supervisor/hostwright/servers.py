@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mcp.shared.exceptions import MCPError
 
+from hostwright.canary import sing
 from hostwright.gateway.catalog import Catalog, Kind
 from hostwright.gateway.link import Link
 from hostwright.keeper.child import Child
@@ -26,6 +27,7 @@ from hostwright.keeper.machine import State
 from hostwright.keeper.server import Remote, Target
 from hostwright.keeper.status import Extras, Health
 from hostwright.manifest import Manifest
+from hostwright.manifest_rules import Canary
 from hostwright_kit.errors import HostError
 from hostwright_kit.run import LINK_FD_VARIABLE
 
@@ -151,6 +153,11 @@ class Servers:
         if changed:
             self._changed(target.name)
         return Health(latency_ms=latency_ms, tools=self.catalog.count(target.name) or 0)
+
+    async def canary(self, target: Target, rules: Canary) -> None:
+        """The call that a manifest wants as a further health check."""
+        tools = {one.name: one.entry for one in self.catalog.listing("tools", (target.name,))}
+        await sing(self._connected[target.name].link, tools, rules)
 
     async def close(self) -> None:
         """Drop every link."""
