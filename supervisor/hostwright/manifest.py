@@ -54,8 +54,12 @@ class RestartRules(BaseModel):
     policy: Literal["always", "on-failure", "never"] = Field(
         default="always", description="on-failure leaves a server alone that exits with code 0."
     )
-    first_delay_seconds: float = Field(default=0.2, ge=0.01, le=600)
-    max_delay_seconds: float = Field(default=30, ge=0.01, le=3_600)
+    first_delay_seconds: float = Field(
+        default=0.2, ge=0.01, le=600, description="Before the first start that is not at once."
+    )
+    max_delay_seconds: float = Field(
+        default=30, ge=0.01, le=3_600, description="Delays double up to this one."
+    )
     jitter: float = Field(
         default=0.2, ge=0, le=0.9, description="Each delay is drawn from ± this part of it."
     )
@@ -84,8 +88,8 @@ class ToolFilter(BaseModel):
 
     model_config = _STRICT
 
-    include: Words = ("*",)
-    exclude: Words = ()
+    include: Words = Field(default=("*",), description="Globs of names.")
+    exclude: Words = Field(default=(), description="Likewise; these are not offered.")
 
     def offers(self, tool: str) -> bool:
         """Whether a tool of this name is offered."""
@@ -99,8 +103,10 @@ class Manifest(BaseModel):
 
     model_config = _STRICT
 
-    name: str = Field(pattern=NAME_PATTERN)
-    description: str = Field(default="", max_length=2_000)
+    name: str = Field(
+        pattern=NAME_PATTERN, description="Up to 63 lower-case letters, digits and hyphens."
+    )
+    description: str = Field(default="", max_length=2_000, description="One line for people.")
     enabled: bool = Field(default=True, description="Whether `up` starts it.")
     entry_point: str | None = Field(
         default=None, min_length=1, description=f"A name in the group {ENTRY_POINT_GROUP}."
@@ -110,7 +116,9 @@ class Manifest(BaseModel):
         default=None, pattern=r"^https?://[^\s/]+", description="Streamable HTTP endpoint."
     )
     headers: dict[str, str] = Field(default_factory=dict, description="Only with url.")
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Variables; `${NAME}` is taken from the daemon's."
+    )
     cwd: str | None = Field(default=None, description="Absolute, or from ~.")
     era: Literal["auto", "modern", "legacy"] = Field(
         default="auto", description="Protocol revision: 2026-07-28, or the ones with initialize."

@@ -225,14 +225,18 @@ def _explain(kind: str, message: str, path: tuple[int | str, ...]) -> tuple[str,
     return f"{text[:1].upper()}{text[1:]}.", "Correct the value."
 
 
+def tables_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a key with this annotation may hold a table of."""
+    kinds = (annotation, *get_args(annotation))
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
 def _model_at(path: tuple[int | str, ...]) -> type[BaseModel]:
     """The model of the table `path`; where the way there is not one of tables, the last that is."""
     model: type[BaseModel] = Manifest
     for part in path:
         field = model.model_fields.get(str(part))
-        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-        tables = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if tables:
+        if field and (tables := tables_in(field.annotation)):
             model = tables[0]
     return model
 

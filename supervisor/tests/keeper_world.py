@@ -7,7 +7,7 @@ import contextlib
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ Open = Callable[..., Awaitable[Suite]]
 
 
 @asynccontextmanager
-async def keepers(folder: Path) -> AsyncIterator[Open]:
+async def keepers(folder: Path) -> AsyncGenerator[Open]:
     """Makes keepers; at the end all is closed, and no process of theirs is left."""
     opened: list[Keeper] = []
 

@@ -319,3 +319,42 @@ def test_a_killed_daemon_leaves_traces_that_the_next_one_clears(tmp_path: Path) 
         assert second.servers[0].state == "ready"
         assert orphan not in [process.pid for process in world.processes()]
         assert world.json("audit", "verify")["ok"]
+
+
+def test_reload_tells_what_it_did_and_what_is_wrong(world: World, running: DaemonStatus) -> None:
+    manifests = world.config / "manifests"
+    manifests.mkdir(exist_ok=True)
+    file = manifests / "off.toml"
+    file.write_text('name = "off"\ncommand = ["sh"]\nenabled = false\n')
+    # It may have been noticed by itself a moment earlier.
+    world.json("reload")
+    names = {one["name"]: one["state"] for one in world.json("status")["servers"]}
+    assert names["off"] == "disabled"
+    assert "Nothing has changed" in world.ok("reload").out
+    file.write_text('name = "off"\ncommand = [')
+    wrong = world.run("reload", "--json")
+    assert wrong.code == 1
+    assert wrong.document["kept"] == ["off"]
+    assert f"{file}:1" in wrong.document["problems"][0]
+    plain = world.run("reload")
+    assert (plain.code, "off.toml" in plain.err) == (1, True)
+    file.unlink()
+    world.json("reload")
+    assert "off" not in {one["name"] for one in world.json("status")["servers"]}
+
+
+def test_a_hangup_reads_the_manifests_again(world: World, running: DaemonStatus) -> None:
+    manifests = world.config / "manifests"
+    manifests.mkdir(exist_ok=True)
+    # Behind a link, so that nothing but the signal tells of a change.
+    real, link = world.work / "off.toml", manifests / "off.toml"
+    text = 'name = "off"\ncommand = ["sh"]\nenabled = false\n'
+    real.write_text(text)
+    link.symlink_to(real)
+    world.json("reload")
+    real.write_text(f'{text}description = "after the signal"\n')
+    os.kill(running.pid, signal.SIGHUP)
+    deadline = time.monotonic() + 30
+    while server(world, "off")["description"] != "after the signal":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
