@@ -92,11 +92,13 @@ async def test_running_calls_keep_it_awake_and_checks_do_not(suite: Open) -> Non
 async def test_who_has_duties_or_is_not_known_to_be_idle_stays(
     suite: Open, extra: dict[str, Any]
 ) -> None:
-    given = {} if "activity" in extra else {"activity": Busy()}
+    busy = Busy()
+    if "activity" in extra:
+        busy.of["a"] = Activity()  # as for a server without a link
     s = await suite(
         manifest("a", **{key: value for key, value in extra.items() if key != "activity"}),
         sleeper("b"),
-        **({"activity": lambda name: Activity(idle_seconds=9 if name == "b" else 0)} | given),
+        activity=busy,
     )
     await s.keeper.start_all()
     # The other one shows that the time has come for whoever sleeps.
