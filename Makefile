@@ -30,6 +30,7 @@ lint: .venv/.installed-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/tool_docs.py --check
+	$(BIN)/python scripts/manifest_docs.py --check
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -44,6 +45,7 @@ dist: .venv/.installed
 
 docs: .venv/.installed-dev
 	$(BIN)/python scripts/tool_docs.py
+	$(BIN)/python scripts/manifest_docs.py
 
 # Exact versions with hashes for Linux and macOS. uv.lock itself records hosts and is not committed.
 lock: .venv/.uv

@@ -28,8 +28,9 @@ from hostwright.gateway.link import Link
 from hostwright.gateway.listeners import ALL, ConnectSocket, Endpoints, Probes, tcp_app, unix_app
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
+from hostwright.keeper.reload import Reloaded
 from hostwright.keeper.status import ActionResult, ServerEvent
-from hostwright.manifest_files import read_manifests
+from hostwright.reloading import Reloader, ReloadResult
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
 from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET, DaemonStatus
@@ -53,32 +54,40 @@ class Daemon:
         self.runtime = runtime
         self.settings = runtime.table("gateway", GatewaySettings)
         # A manifest that is wrong must not take the other servers down; it is shown instead.
-        self.manifests, problems = read_manifests(runtime.paths)
-        self.problems = [problem for problem in problems if problem.level == "error"]
+        self.reloader = Reloader.of(runtime.paths)
         self._on_event = on_event
         self._started = time.monotonic()
         self._stop = asyncio.Event()
+        self._reloads: set[asyncio.Task[ReloadResult]] = set()
         self._port = self.settings.port
         self.ready = asyncio.Event()
         """Every listener is open."""
         self.settled = asyncio.Event()
         """Every server has answered or failed once."""
-        self.servers = Servers(self.manifests, self._offer_changed)
+        self.servers = Servers(self.reloader.manifests, self._offer_changed)
         self.keeper = Keeper(
-            self.manifests,
+            self.reloader.manifests,
             runtime_dir=runtime.paths.runtime_dir,
             state_dir=runtime.paths.state_dir,
             probe=self.servers.probe,
+            canary=self.servers.canary,
             prepare=self.servers.prepare,
             on_event=self._record,
         )
         self.servers.keeper = self.keeper
+        self.reloader.serve(self.keeper, self._reloaded)
         self._pin = OperatorPin(runtime.paths.state_dir)
         self._edges = self._make_edges()
 
     def stop(self) -> None:
         """End; `run` returns when everything is gone."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Read the manifests again, in the background."""
+        task = asyncio.create_task(self.reloader.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     @property
     def url(self) -> str:
@@ -101,7 +110,7 @@ class Daemon:
             terminal_approval=pin_set,
             pending_approvals=len(pending),
             ledger_problem=self.runtime.ledger.health(),
-            problems=[str(problem) for problem in self.problems],
+            problems=[str(problem) for problem in self.reloader.problems],
             servers=self.keeper.status(),
         )
 
@@ -143,6 +152,7 @@ class Daemon:
                 await stack.enter_async_context(_serving(app, sock))
             connect = await stack.enter_async_context(unix_listener(runtime_dir / CONNECT_SOCKET))
             await stack.enter_async_context(ConnectSocket(endpoints).listen(connect))
+            await stack.enter_async_context(self.reloader.watching())
             self.ready.set()
             await self._stop.wait()
             await asyncio.gather(*(app.end() for app in apps))
@@ -153,7 +163,7 @@ class Daemon:
 
     def _make_edges(self) -> dict[str, Edge]:
         edges = {ALL: Edge("hostwright", self.servers, self.servers.names)}
-        for name in [tools.NAME, *(manifest.name for manifest in self.manifests)]:
+        for name in [tools.NAME, *(one.name for one in self.reloader.manifests)]:
             edges[name] = Edge(f"hostwright-{name}", self.servers, lambda name=name: (name,))
         return edges
 
@@ -177,6 +187,14 @@ class Daemon:
             serving.cancel()
             await asyncio.wait([serving])
 
+    def _reloaded(self, done: Reloaded) -> None:
+        """Other manifests hold: what clients see follows at once."""
+        self.servers.adopt(self.reloader.manifests)
+        for name in done.added:
+            self._edges[name] = Edge(f"hostwright-{name}", self.servers, lambda name=name: (name,))
+        for name in (*done.added, *done.changed, *done.removed):
+            self._offer_changed(name)
+
     def _offer_changed(self, server: str) -> None:
         for name in (ALL, server):
             if (edge := self._edges.get(name)) is not None:
@@ -191,7 +209,7 @@ class Daemon:
 
     def _readiness(self) -> tuple[bool, Mapping[str, str]]:
         states = {status.name: status.state for status in self.keeper.status()}
-        settled = {State.READY, State.DISABLED, State.STOPPED}
+        settled = {State.READY, State.DISABLED, State.STOPPED, State.HIBERNATED}
         return all(state in settled for state in states.values()), {
             name: state.value for name, state in states.items()
         }
@@ -223,6 +241,13 @@ class Daemon:
                 return _error(error)
             return JSONResponse(result.model_dump(mode="json"))
 
+        async def reload(_: Request) -> Response:
+            try:
+                result = await self._by_owner("reload", None, self.reloader.reload())
+            except HostError as error:
+                return _error(error)
+            return JSONResponse(result.model_dump(mode="json"))
+
         async def shutdown(_: Request) -> Response:
             # Not waited for: with a full disk the owner must still be able to end everything.
             self.runtime.ledger.note(Entry(type="owner.shutdown", caller="owner"))
@@ -232,6 +257,7 @@ class Daemon:
         return [
             Route("/control/status", status),
             Route("/control/servers/{name}/{action}", act, methods=["POST"]),
+            Route("/control/reload", reload, methods=["POST"]),
             Route("/control/shutdown", shutdown, methods=["POST"]),
         ]
 

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from hostwright.manifest_rules import Canary, Conditions, Limits, LogRules, OneOrMore
 from hostwright_kit.errors import HostError
 from hostwright_kit.redact import is_secret_name
 
@@ -25,6 +26,7 @@ ENTRY_POINT_GROUP = "hostwright.servers"
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,62}$"
 SUPERVISOR = "hostwright"
 """The supervisor's own server in the gateway; no other may be called so."""
+OURS_SLEEP_AFTER_SECONDS = 600.0
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 # `$${VAR}` stands for a literal `${VAR}`; `${VAR:-text}` has a default, as in .mcp.json files.
 _REFERENCE = re.compile(r"(?P<escape>\$?)\$\{(?P<name>[^}:]*)(?::-(?P<default>[^}]*))?\}")
@@ -52,8 +54,12 @@ class RestartRules(BaseModel):
     policy: Literal["always", "on-failure", "never"] = Field(
         default="always", description="on-failure leaves a server alone that exits with code 0."
     )
-    first_delay_seconds: float = Field(default=0.2, ge=0.01, le=600)
-    max_delay_seconds: float = Field(default=30, ge=0.01, le=3_600)
+    first_delay_seconds: float = Field(
+        default=0.2, ge=0.01, le=600, description="Before the first start that is not at once."
+    )
+    max_delay_seconds: float = Field(
+        default=30, ge=0.01, le=3_600, description="Delays double up to this one."
+    )
     jitter: float = Field(
         default=0.2, ge=0, le=0.9, description="Each delay is drawn from ± this part of it."
     )
@@ -82,8 +88,8 @@ class ToolFilter(BaseModel):
 
     model_config = _STRICT
 
-    include: Words = ("*",)
-    exclude: Words = ()
+    include: Words = Field(default=("*",), description="Globs of names.")
+    exclude: Words = Field(default=(), description="Likewise; these are not offered.")
 
     def offers(self, tool: str) -> bool:
         """Whether a tool of this name is offered."""
@@ -97,8 +103,10 @@ class Manifest(BaseModel):
 
     model_config = _STRICT
 
-    name: str = Field(pattern=NAME_PATTERN)
-    description: str = Field(default="", max_length=2_000)
+    name: str = Field(
+        pattern=NAME_PATTERN, description="Up to 63 lower-case letters, digits and hyphens."
+    )
+    description: str = Field(default="", max_length=2_000, description="One line for people.")
     enabled: bool = Field(default=True, description="Whether `up` starts it.")
     entry_point: str | None = Field(
         default=None, min_length=1, description=f"A name in the group {ENTRY_POINT_GROUP}."
@@ -108,7 +116,9 @@ class Manifest(BaseModel):
         default=None, pattern=r"^https?://[^\s/]+", description="Streamable HTTP endpoint."
     )
     headers: dict[str, str] = Field(default_factory=dict, description="Only with url.")
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Variables; `${NAME}` is taken from the daemon's."
+    )
     cwd: str | None = Field(default=None, description="Absolute, or from ~.")
     era: Literal["auto", "modern", "legacy"] = Field(
         default="auto", description="Protocol revision: 2026-07-28, or the ones with initialize."
@@ -122,6 +132,42 @@ class Manifest(BaseModel):
         default=10, ge=0.1, le=600, description="Before what is left is killed."
     )
     tools: ToolFilter = ToolFilter()
+    idle_after_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        le=2_592_000,
+        description="Without a call for so long, its process ends until the next call; 0: never. "
+        f"Not given: {OURS_SLEEP_AFTER_SECONDS:.0f} for our own servers, never for others.",
+    )
+    background: bool = Field(
+        default=False, description="It has duties between calls and is never put to sleep."
+    )
+    requires: OneOrMore = Field(
+        default=(), description="Servers that must be ready before it starts, and go on running."
+    )
+    after: OneOrMore = Field(
+        default=(), description="Servers that are started first; it starts even if they fail."
+    )
+    when: Conditions = Conditions()
+    limits: Limits = Limits()
+    log: LogRules = LogRules()
+    canary: Canary | None = None
+    wedge_after_seconds: float = Field(
+        default=300,
+        ge=0,
+        le=86_400,
+        description="A call without progress for so long is reported while the server still "
+        "answers its checks; 0: never. Also how long a busy server that answers none is spared.",
+    )
+
+    @property
+    def sleeps_after_seconds(self) -> float:
+        """How long it must be idle to be put to sleep; 0: never."""
+        if self.background or self.url is not None:
+            return 0.0
+        if self.idle_after_seconds is not None:
+            return self.idle_after_seconds
+        return 0.0 if self.command is not None else OURS_SLEEP_AFTER_SECONDS
 
     @property
     def folder(self) -> Path | None:
@@ -159,6 +205,16 @@ class Manifest(BaseModel):
             raise ValueError("headers need a url")
         if self.url is not None and (self.env or self.cwd):
             raise ValueError("env and cwd have no meaning with a url")
+        return self
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Manifest:
+        if self.url is not None and (self.limits.any or self.idle_after_seconds):
+            raise ValueError("limits and idle_after_seconds have no meaning with a url")
+        if self.background and self.idle_after_seconds:
+            raise ValueError("background = true and idle_after_seconds contradict each other")
+        if self.name in (*self.requires, *self.after):
+            raise ValueError("it cannot require, or come after, itself")
         return self
 
 

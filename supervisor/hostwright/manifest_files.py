@@ -18,17 +18,15 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
+from hostwright.keeper import needs
 from hostwright.manifest import (
     ENTRY_POINT_GROUP,
     NAME_PATTERN,
-    HealthRules,
     Manifest,
-    RestartRules,
-    ToolFilter,
     executable_for,
     expand,
 )
@@ -54,6 +52,15 @@ class Problem(BaseModel, frozen=True):
         return f"{place}{f'{self.key}: ' if self.key else ''}{self.message} {self.fix}".strip()
 
 
+class Loaded(NamedTuple):
+    """What the folders hold."""
+
+    manifests: list[Manifest]
+    problems: list[Problem]
+    files: dict[str, Path]
+    """Where each manifest stands; those made for installed servers stand nowhere."""
+
+
 def suite_folder() -> Path:
     """The suite's own manifests, shipped inside the package (the repository's `manifests/`)."""
     return Path(__file__).parent / "manifests"
@@ -66,7 +73,8 @@ def user_folder(paths: Paths) -> Path:
 
 def read_manifests(paths: Paths) -> tuple[list[Manifest], list[Problem]]:
     """The manifests of the suite and of the owner, and everything that is wrong with them."""
-    return load_manifests((suite_folder(), user_folder(paths)))
+    found = load_files((suite_folder(), user_folder(paths)))
+    return found.manifests, found.problems
 
 
 def load_manifests(
@@ -80,6 +88,17 @@ def load_manifests(
     `installed` maps the installed entry-point servers to their descriptions (default: asked of
     this interpreter). Blocking: reads files. Sorted by name.
     """
+    found = load_files(folders, environ=environ, installed=installed)
+    return found.manifests, found.problems
+
+
+def load_files(
+    folders: Sequence[Path],
+    *,
+    environ: Mapping[str, str] | None = None,
+    installed: Mapping[str, str] | None = None,
+) -> Loaded:
+    """The same, with the file of each manifest."""
     environ = os.environ if environ is None else environ
     installed = installed_servers() if installed is None else installed
     problems: list[Problem] = []
@@ -110,7 +129,17 @@ def load_manifests(
         chosen[name] = (Manifest(name=name, entry_point=name, description=description), None)
     for manifest, file in chosen.values():
         problems += _cannot_run(manifest, file, environ, installed)
-    return [chosen[name][0] for name in sorted(chosen)], problems
+    for fault in needs.faults({name: manifest for name, (manifest, _) in chosen.items()}):
+        file = chosen[fault.name][1]
+        line = _line_of(file.read_text(), (fault.key,)) if file else None
+        problems.append(
+            Problem(file=file, line=line, key=fault.key, message=fault.message, fix=fault.fix)
+        )
+    return Loaded(
+        [chosen[name][0] for name in sorted(chosen)],
+        problems,
+        {name: file for name, (_, file) in chosen.items() if file is not None},
+    )
 
 
 def installed_servers() -> dict[str, str]:
@@ -186,16 +215,30 @@ def _read_file(file: Path, report: Callable[[Problem], None]) -> Manifest | None
 def _explain(kind: str, message: str, path: tuple[int | str, ...]) -> tuple[str, str]:
     """pydantic's message in the reader's words, and what to do."""
     if kind == "extra_forbidden":
-        model = {"health": HealthRules, "restart": RestartRules, "tools": ToolFilter}.get(
-            str(path[0]) if len(path) > 1 else "", Manifest
-        )
-        return "This key is not known.", f"Remove it; known here: {', '.join(model.model_fields)}."
+        known = ", ".join(_model_at(path[:-1]).model_fields)
+        return "This key is not known.", f"Remove it; known here: {known}."
     if kind == "missing":
         return "This key is missing.", "Add it."
     if path == ("name",) and kind != "value_error":
         return f"{message}.", "Use up to 63 lower-case letters, digits and hyphens, a letter first."
     text = message.removeprefix("Value error, ")
     return f"{text[:1].upper()}{text[1:]}.", "Correct the value."
+
+
+def tables_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a key with this annotation may hold a table of."""
+    kinds = (annotation, *get_args(annotation))
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _model_at(path: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model of the table `path`; where the way there is not one of tables, the last that is."""
+    model: type[BaseModel] = Manifest
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field and (tables := tables_in(field.annotation)):
+            model = tables[0]
+    return model
 
 
 def _line_of(text: str, path: tuple[int | str, ...]) -> int | None:
@@ -237,6 +280,10 @@ def _cannot_run(
     """What would stop this valid manifest from starting on this machine now."""
     if not manifest.enabled:
         return []
+    if lacks := needs.unmet(manifest.when, environ):
+        # Not wrong: it says itself that it makes no sense here.
+        text = f"{manifest.name} does not run on this machine: {'; '.join(lacks)}."
+        return [Problem(level="info", file=file, line=None, key="when", message=text, fix="")]
     found: list[Problem] = []
 
     def report(key: str, message: str, fix: str) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mcp.shared.exceptions import MCPError
 
+from hostwright.canary import sing
 from hostwright.gateway.catalog import Catalog, Kind
 from hostwright.gateway.link import Link
 from hostwright.keeper.child import Child
@@ -26,6 +27,7 @@ from hostwright.keeper.machine import State
 from hostwright.keeper.server import Remote, Target
 from hostwright.keeper.status import Extras, Health
 from hostwright.manifest import Manifest
+from hostwright.manifest_rules import Canary
 from hostwright_kit.errors import HostError
 from hostwright_kit.run import LINK_FD_VARIABLE
 
@@ -58,8 +60,8 @@ class Servers:
 
     def __init__(self, manifests: Sequence[Manifest], changed: Callable[[str], None]) -> None:
         """`changed` is told the name of a server whose offer changed."""
-        ours_first = sorted(manifests, key=lambda manifest: manifest.entry_point is None)
-        self._manifests = {manifest.name: manifest for manifest in ours_first}
+        self._manifests: dict[str, Manifest] = {}
+        self.adopt(manifests)
         self.catalog = Catalog(self._is_ours, self._may_offer)
         self._changed = changed
         self._connected: dict[str, Connected] = {}
@@ -68,6 +70,11 @@ class Servers:
         self._refreshing: set[asyncio.Task[None]] = set()
         self.keeper: Keeper | None = None
         """Set once the keeper exists; it is made with our `probe` and `prepare`."""
+
+    def adopt(self, manifests: Sequence[Manifest]) -> None:
+        """These are the servers from now on."""
+        ours_first = sorted(manifests, key=lambda manifest: manifest.entry_point is None)
+        self._manifests = {manifest.name: manifest for manifest in ours_first}
 
     def add_local(self, link: Link) -> None:
         """A server inside this process, which needs no keeping."""
@@ -146,6 +153,11 @@ class Servers:
         if changed:
             self._changed(target.name)
         return Health(latency_ms=latency_ms, tools=self.catalog.count(target.name) or 0)
+
+    async def canary(self, target: Target, rules: Canary) -> None:
+        """The call that a manifest wants as a further health check."""
+        tools = {one.name: one.entry for one in self.catalog.listing("tools", (target.name,))}
+        await sing(self._connected[target.name].link, tools, rules)
 
     async def close(self) -> None:
         """Drop every link."""

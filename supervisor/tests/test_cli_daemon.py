@@ -98,11 +98,12 @@ def test_an_unknown_server_is_one_error(
 
 
 def test_logs_show_the_end_and_go_on(world: World, running: DaemonStatus) -> None:
-    log = world.state / "logs" / "system.log"
+    log = world.state / "logs" / "system.jsonl"
     with log.open("a") as file:
         file.write("".join(f"line {number}\n" for number in range(5)))
     found = world.json("logs", "system", "-n", "2")
-    assert found == {"server": "system", "lines": ["line 3", "line 4"]}
+    assert (found["server"], found["lines"]) == ("system", ["line 3", "line 4"])
+    assert [record["text"] for record in found["records"]] == ["line 3", "line 4"]
     following = world.start("logs", "system", "-n", "1", "-f")
     try:
         assert following.stdout
@@ -318,3 +319,42 @@ def test_a_killed_daemon_leaves_traces_that_the_next_one_clears(tmp_path: Path) 
         assert second.servers[0].state == "ready"
         assert orphan not in [process.pid for process in world.processes()]
         assert world.json("audit", "verify")["ok"]
+
+
+def test_reload_tells_what_it_did_and_what_is_wrong(world: World, running: DaemonStatus) -> None:
+    manifests = world.config / "manifests"
+    manifests.mkdir(exist_ok=True)
+    file = manifests / "off.toml"
+    file.write_text('name = "off"\ncommand = ["sh"]\nenabled = false\n')
+    # It may have been noticed by itself a moment earlier.
+    world.json("reload")
+    names = {one["name"]: one["state"] for one in world.json("status")["servers"]}
+    assert names["off"] == "disabled"
+    assert "Nothing has changed" in world.ok("reload").out
+    file.write_text('name = "off"\ncommand = [')
+    wrong = world.run("reload", "--json")
+    assert wrong.code == 1
+    assert wrong.document["kept"] == ["off"]
+    assert f"{file}:" in wrong.document["problems"][0]
+    plain = world.run("reload")
+    assert (plain.code, "off.toml" in plain.err) == (1, True)
+    file.unlink()
+    world.json("reload")
+    assert "off" not in {one["name"] for one in world.json("status")["servers"]}
+
+
+def test_a_hangup_reads_the_manifests_again(world: World, running: DaemonStatus) -> None:
+    manifests = world.config / "manifests"
+    manifests.mkdir(exist_ok=True)
+    # Behind a link, so that nothing but the signal tells of a change.
+    real, link = world.work / "linked.toml", manifests / "linked.toml"
+    text = 'name = "linked"\ncommand = ["sh"]\nenabled = false\n'
+    real.write_text(text)
+    link.symlink_to(real)
+    world.json("reload")
+    real.write_text(f'{text}description = "after the signal"\n')
+    os.kill(running.pid, signal.SIGHUP)
+    deadline = time.monotonic() + 30
+    while server(world, "linked")["description"] != "after the signal":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import resource
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from hostwright.keeper import logs
 from hostwright.keeper.logs import ServerLog, follow, tail
+from hostwright.manifest_rules import LogRules
 from hostwright_kit.redact import redact_text
 
 PEM = (
@@ -46,6 +49,7 @@ async def test_lines_are_timed_private_and_safe_to_show(tmp_path: Path) -> None:
         b"Authorization: Bearer abcdefghijkl\nthe correct horse\nbad \xff utf8\nno newline",
     )
     log.note("from the keeper")
+    log.flush()
     assert texts(log.path) == [
         "plain",
         "red and \\x08\\x9b",
@@ -106,7 +110,7 @@ async def test_a_flood_grows_neither_memory_nor_disk_and_keeps_the_last_words(
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown_kib < 30_000  # of 180 MB
     kept = sum(path.stat().st_size for path in tmp_path.iterdir())
-    assert kept <= (logs.BACKUPS + 1) * (logs.MAX_FILE_BYTES + logs.MAX_LINE_BYTES)
+    assert kept <= (LogRules().keep + 1) * (LogRules().file_mb * 2**20 + logs.MAX_LINE_BYTES)
     assert any("bytes of stderr were not kept" in line for line in tail(log.path, 10_000))
 
 
@@ -151,14 +155,15 @@ async def test_who_else_holds_the_pipe_is_not_waited_for(tmp_path: Path) -> None
 
 
 async def test_tail_reaches_into_rotated_parts_and_follow_crosses_them(tmp_path: Path) -> None:
-    log = ServerLog(tmp_path / "x.log", redact_text, max_bytes=1_500, backups=3)
+    log = ServerLog(tmp_path / "x.log", redact_text, rules=LogRules(file_mb=0.01, keep=3))
     log.line("before")
+    log.flush()
     lines = follow(log.path, poll_seconds=0.01)
     got: list[str] = []
 
     async def collect() -> None:
         async for line in lines:
-            got.append(line.partition(" ")[2])
+            got.append(line.partition(" ")[2].strip())
             if got[-1] == "200":
                 return
 
@@ -168,13 +173,15 @@ async def test_tail_reaches_into_rotated_parts_and_follow_crosses_them(tmp_path:
         log.line("early")
         await asyncio.sleep(0.01)
     for number in range(1, 201):
-        log.line(str(number))
+        log.line(str(number).rjust(120))
         # Not faster than a rotated part is read: what was renamed away twice is gone.
         await asyncio.sleep(0.002)
     await asyncio.wait_for(task, 60)
     told = [line for line in got if line != "early"]
     assert told == [str(number) for number in range(1, 201)]
-    assert texts(log.path, 150) == [str(number) for number in range(51, 201)]
+    log.flush()
+    kept = [text.strip() for text in texts(log.path, 150)]
+    assert kept == [str(number) for number in range(51, 201)]
     assert tail(log.path, 0) == []
     assert tail(tmp_path / "none.log", 5) == []
     assert len(list(tmp_path.glob("x.log*"))) == 4
@@ -216,9 +223,58 @@ def test_lines_survive_any_cutting(
 ) -> None:
     log = ServerLog(tmp_path_factory.mktemp("l") / "x.log", lambda text: text)
     data = "".join(f"{line}\n" for line in lines).encode()
-    feeder = logs._Lines(log)
+    feeder = logs._Lines(log, None)
     for start in range(0, len(data), size):
         feeder.feed(data[start : start + size])
     feeder.end()
+    log.flush()
     assert texts(log.path) == lines
     assert log.last == tuple(lines[-logs.REMEMBERED_LINES :])
+
+
+async def test_each_line_is_an_object_and_a_torn_one_harms_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"time": "t", "stream": "stderr", "pid": 1, "te')
+    log = ServerLog(path, redact_text)
+    log.line("after the crash", 4711)
+    log.note("kept")
+    log.close()
+    torn, first, second = logs.records(path, 10)
+    assert torn["stream"] == "unknown"
+    assert torn["text"].endswith('"te')
+    assert (first["stream"], first["pid"], first["text"]) == ("stderr", 4711, "after the crash")
+    assert (second["stream"], second["pid"], second["text"]) == ("keeper", None, "kept")
+    assert set(first) == {"time", "stream", "pid", "text"}
+    assert logs.show(second) == f"{second['time']} -- kept"
+
+
+async def test_a_disk_that_hangs_holds_up_nobody_and_what_it_missed_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_QUEUED_BYTES", 10_000)
+    log = ServerLog(tmp_path / "x.jsonl", redact_text)
+    hangs, reached = threading.Event(), threading.Event()
+    write = logging.FileHandler.emit
+
+    def slow(self: logging.FileHandler, record: logging.LogRecord) -> None:
+        reached.set()
+        hangs.wait(30)
+        write(self, record)
+
+    monkeypatch.setattr(logging.FileHandler, "emit", slow)
+    log.note("first")
+    assert reached.wait(20)
+    for number in range(1_000):
+        log.line(f"line {number}")  # would never return if it waited for the disk
+    assert log.last[-1] == "line 999"
+    assert log.flush(0.01) is False
+    hangs.set()
+    assert log.flush(20)
+    log.note("the end")
+    log.close()
+    kept = texts(log.path, 2_000)
+    assert kept[:2] == ["-- first", "line 0"]
+    lines = [line for line in kept if line.startswith("line")]
+    (told,) = [line for line in kept if "too slow" in line]
+    assert int(told.split()[1]) + len(lines) == 1_000
+    assert kept[-1] == "-- the end"

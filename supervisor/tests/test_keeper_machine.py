@@ -11,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hostwright.keeper.backoff import Backoff
 from hostwright.keeper.machine import (
+    AT_REST,
     COMMANDS,
+    HOLDABLE,
     SETTLED,
     TABLE,
     WITH_PROCESS,
@@ -23,7 +25,7 @@ from hostwright.keeper.machine import (
 )
 from hostwright.manifest import RestartRules
 
-OUTCOMES = [Input.RETRY, Input.GIVE_UP, Input.LEAVE]
+OUTCOMES = [Input.RETRY, Input.RETRY_NOW, Input.GIVE_UP, Input.LEAVE]
 
 
 class Life(RuleBasedStateMachine):
@@ -60,6 +62,10 @@ class Life(RuleBasedStateMachine):
                     assert self.state is State.BROKEN
                 case Output.TELL_STOPPED:
                     assert self.state is State.STOPPED
+                case Output.TELL_HIBERNATED:
+                    assert self.state is State.HIBERNATED
+                case Output.TELL_WAITING:
+                    assert self.state is State.WAITING
                 case _:
                     pass
 
@@ -74,6 +80,37 @@ class Life(RuleBasedStateMachine):
             self.process = "runs"
         else:
             self.feed(Input.NOT_STARTABLE)
+
+    @precondition(
+        lambda self: self.process == "coming" and not self.ending and self.state is State.STARTING
+    )
+    @rule(event=st.sampled_from([Input.UNMET, Input.BLOCKED]))
+    def may_not_start(self, event: Input) -> None:
+        self.process = "none"
+        self.feed(event)
+
+    @precondition(lambda self: self.state in (State.WAITING, State.HOLDING))
+    @rule()
+    def what_it_needs_runs(self) -> None:
+        self.feed(Input.UNBLOCKED)
+
+    @precondition(lambda self: self.state in HOLDABLE)
+    @rule()
+    def what_it_needs_is_gone(self) -> None:
+        self.feed(Input.HOLD)
+
+    @precondition(lambda self: self.state is State.READY)
+    @rule()
+    def falls_asleep(self) -> None:
+        self.feed(Input.SLEEP)
+
+    @precondition(lambda self: self.state in (State.HIBERNATED, State.HIBERNATING))
+    @rule()
+    def somebody_calls(self) -> None:
+        before = self.state
+        self.feed(Input.WAKE)
+        # A call that comes while it falls asleep starts it again as soon as it is gone.
+        assert self.state is (State.STARTING if before is State.HIBERNATED else State.RESTARTING)
 
     @precondition(
         lambda self: self.process == "runs" and not self.ending and self.state is State.STARTING
@@ -112,6 +149,11 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def whoever_is_not_settled_is_on_the_way(self) -> None:
         assert self.state in SETTLED or self.ending or self.process in ("coming", "runs")
+
+    @invariant()
+    def at_rest_nothing_runs_and_nothing_is_due(self) -> None:
+        if self.state in AT_REST:
+            assert (self.process, self.ending, self.timer) == ("none", False, False)
 
     @invariant()
     def the_timer_runs_while_backing_off(self) -> None:
@@ -193,3 +235,18 @@ def test_jitter_spreads_and_a_short_healthy_time_forgives_nothing() -> None:
     first = backoff.next_delay_seconds()
     backoff.healthy(59)
     assert backoff.next_delay_seconds() == 2 * first
+
+
+def test_the_first_start_after_a_crash_is_at_once_and_again_after_a_steady_run() -> None:
+    backoff = Backoff(RestartRules())
+    assert not backoff.at_once(None)  # it had not been ready
+    assert backoff.at_once(0.1)
+    assert not backoff.at_once(0.1)
+    backoff.next_delay_seconds()
+    assert not backoff.at_once(4)
+    assert backoff.at_once(5)
+    backoff.forgive()
+    assert backoff.at_once(0.1)
+    backoff.forgive()
+    backoff.next_delay_seconds()  # it failed to start meanwhile
+    assert not backoff.at_once(0.1)

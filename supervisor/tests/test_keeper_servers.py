@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import textwrap
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import pytest
 from hostwright.keeper import processes
 from hostwright.keeper.child import Child
 from hostwright.keeper.environment import build_environment
-from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
 from hostwright.keeper.server import Target
 from hostwright.keeper.status import (
@@ -29,116 +26,15 @@ from hostwright.keeper.status import (
     ServerEvent,
     ServerReady,
     ServerStarted,
-    ServerStatus,
     ServerStopped,
 )
 from hostwright.manifest import Manifest
 from hostwright_kit.errors import HostError
 
-# Answers each line; "mute" makes it stop answering, "leave" and "fail" end it.
-SERVER = """
-import sys
-for line in sys.stdin:
-    word = line.strip()
-    if word == "leave": sys.exit(0)
-    if word == "fail": print("boom", file=sys.stderr, flush=True); sys.exit(7)
-    if word == "mute":
-        while True: sys.stdin.readline()
-    print("ok", flush=True)
-"""
-SLEEPER = "import time; time.sleep(600)"
-FAST: dict[str, Any] = {"first_delay_seconds": 0.02, "max_delay_seconds": 0.2, "jitter": 0.2}
+from .keeper_world import FAST, SERVER, SLEEPER, Open, ask, manifest, open_files
 
 
-def manifest(name: str, source: str = SERVER, **extra: Any) -> Manifest:
-    values: dict[str, Any] = {
-        "name": name,
-        "command": [sys.executable, "-c", textwrap.dedent(source)],
-        "restart": FAST,
-        "health": {"interval_seconds": 0.1, "timeout_seconds": 10},
-        "stop_timeout_seconds": 20,
-    }
-    return Manifest.model_validate(values | extra)
-
-
-async def ask(target: Target) -> Health:
-    assert isinstance(target, Child)
-    began = time.monotonic()
-    target.stdin.write(b"hello\n")
-    if await target.stdout.readline() != b"ok\n":
-        raise ConnectionError("it hung up")
-    return Health(latency_ms=(time.monotonic() - began) * 1000, tools=3)
-
-
-def open_files() -> set[str]:
-    """What this process's descriptors lead to."""
-    found: set[str] = set()
-    for handle in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the listing's own, closed since
-            found.add(str(handle.readlink()))
-    return found
-
-
-class Suite:
-    """A keeper and the events that it told."""
-
-    def __init__(self, keeper: Keeper, events: list[ServerEvent]) -> None:
-        self.keeper = keeper
-        self.events = events
-
-    def row(self, name: str) -> ServerStatus:
-        return next(row for row in self.keeper.status() if row.name == name)
-
-    def child(self, name: str) -> Child:
-        target = self.keeper.target(name)
-        assert isinstance(target, Child)
-        return target
-
-    def say(self, name: str, word: str) -> None:
-        self.child(name).stdin.write(f"{word}\n".encode())
-
-    def of(self, kind: type[ServerEvent]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    async def until(self, name: str, *states: State) -> ServerStatus:
-        return await self.when(name, lambda row: row.state in states)
-
-    async def when(self, name: str, holds: Callable[[ServerStatus], bool]) -> ServerStatus:
-        async with asyncio.timeout(30):
-            while not holds(row := self.row(name)):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
-        return row
-
-
-Open = Callable[..., Awaitable[Suite]]
-
-
-@pytest.fixture
-async def suite(tmp_path: Path) -> AsyncIterator[Open]:
-    opened: list[Keeper] = []
-
-    async def make(*manifests: Manifest, **extra: Any) -> Suite:
-        events: list[ServerEvent] = []
-        values: dict[str, Any] = {
-            "runtime_dir": tmp_path / "run",
-            "state_dir": tmp_path / "state",
-            "probe": ask,
-            "on_event": events.append,
-        }
-        keeper = Keeper(manifests, **(values | extra))
-        await keeper.open()
-        opened.append(keeper)
-        return Suite(keeper, events)
-
-    yield make
-    for keeper in opened:
-        pids = [row.pid for row in keeper.status() if row.pid]
-        results = await keeper.close()
-        assert all(result.ok for result in results)
-        assert [pid for pid in pids if processes.identity(pid)] == []
-
-
-async def test_start_status_stop(suite: Open, tmp_path: Path) -> None:
+async def test_start_status_stop(suite: Open) -> None:
     s = await suite(manifest("a"), manifest("b"), manifest("off", enabled=False))
     results = await s.keeper.start_all()
     assert [(r.name, r.ok, r.changed, r.state) for r in results] == [
@@ -172,7 +68,7 @@ async def test_start_status_stop(suite: Open, tmp_path: Path) -> None:
     assert (await s.keeper.start("off")).ok
     kinds = [type(event) for event in s.events if event.name == "a"]
     assert kinds == [ServerStarted, ServerReady, ServerStopped]
-    text = (tmp_path / "state/logs/a.log").read_text()
+    text = "\n".join(await s.keeper.tail("a"))
     assert "-- ready after" in text
     assert "-- stopped (asked to)" in text
 
@@ -209,7 +105,7 @@ async def test_a_crash_loop_ends_broken_and_a_restart_closes_the_breaker(
     (broken,) = s.of(ServerBroken)
     assert broken.failures == 5
     assert broken.last_stderr[-1] == "no config found"
-    assert "broken: 5 failures" in (tmp_path / "state/logs/a.log").read_text()
+    assert any("broken: 5 failures" in line for line in await s.keeper.tail("a"))
 
     with pytest.raises(HostError, match=r"a is broken \(exited with code 3") as caught:
         await s.keeper.wait_ready("a", timeout_seconds=5)
@@ -422,7 +318,8 @@ async def test_the_environment_is_given_on_purpose(suite: Open, tmp_path: Path) 
     assert read_end
     assert read_end[0] not in open_files()
     await s.when("a", lambda row: len(row.last_stderr) > 0)
-    everything = "".join(path.read_text() for path in tmp_path.rglob("*.log")) + repr(s.events)
+    await s.keeper.tail("a")
+    everything = "".join(path.read_text() for path in tmp_path.rglob("*.jsonl")) + repr(s.events)
     everything += repr(s.keeper.status()) + (tmp_path / "run/children.json").read_text()
     assert "a-very-secret" not in everything
     assert "key is [redacted]" in everything

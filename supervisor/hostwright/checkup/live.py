@@ -29,6 +29,10 @@ from hostwright_kit.sockets import bind_tcp
 _STATES: dict[ServerState, State] = {
     ServerState.READY: "ok",
     ServerState.DISABLED: "ok",
+    ServerState.HIBERNATING: "ok",
+    ServerState.HIBERNATED: "ok",
+    ServerState.WAITING: "degraded",
+    ServerState.HOLDING: "degraded",
     ServerState.STOPPED: "degraded",
     ServerState.STARTING: "degraded",
     ServerState.STOPPING: "degraded",

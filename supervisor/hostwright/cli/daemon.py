@@ -50,12 +50,14 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")
 START_SECONDS = 60.0
 STOP_SECONDS = 45.0
 REFRESH_SECONDS = 1.0
-COLOURS = {"ready": "green", "broken": "red", "failing": "red", "stopped": "dim", "disabled": "dim"}
+COLOURS = {"ready": "green", "broken": "red", "failing": "red"} | dict.fromkeys(
+    ("stopped", "disabled", "hibernated"), "dim"
+)
 
 
 def register(app: App) -> None:
     """Add the commands."""
-    for command in (up, down, status, start, stop, restart, logs):
+    for command in (up, down, status, start, stop, restart, reload, logs):
         app.command(command)
 
 
@@ -139,6 +141,29 @@ def restart(name: str, *, json: Json = False) -> None:
     _act(name, "restart", as_json=json)
 
 
+def reload(*, json: Json = False) -> None:
+    """Read the manifests again; only servers whose process must change are restarted.
+
+    The supervisor does so by itself when a manifest changes. Exit code 1 when a manifest is wrong.
+    """
+    result = Control().post("/control/reload")
+    if json:
+        print_json(result)
+        # One document: the problems stand in it.
+        sys.exit(1 if result["problems"] else 0)
+    for what, names in [*result["servers"].items(), ("kept as they were", result["kept"])]:
+        if names and what != "unchanged":
+            done(f"{what}: {', '.join(names)}")
+    if result["problems"]:
+        raise HostError(
+            "\n".join(str(problem) for problem in result["problems"]),
+            fix="Correct the files; the servers of a broken one run on as they were.",
+            code="manifest_problem",
+        )
+    if not any(names for what, names in result["servers"].items() if what != "unchanged"):
+        done("Nothing has changed.")
+
+
 def logs(
     name: str,
     *,
@@ -147,20 +172,21 @@ def logs(
     json: Json = False,
 ) -> None:
     """What a server wrote to stderr."""
-    file = resolve_paths().state_dir / "logs" / f"{name}.log"
+    file = resolve_paths().state_dir / "logs" / f"{name}.jsonl"
     if "/" in name or not file.exists():
         raise HostError(
             f"There is no log of {name!r}.",
             fix="`hostwright status` names the servers; one that never ran has no log.",
             code="not_found",
         )
-    found = keeper_logs.tail(file, min(max(lines, 1), 10_000))
+    records = keeper_logs.records(file, min(max(lines, 1), 10_000))
+    found = [keeper_logs.show(record) for record in records]
     if json and follow:
         raise HostError(
             "A log that goes on is no JSON document.", fix="Leave out -f or --json.", code="usage"
         )
     if json:
-        print_json({"server": name, "lines": found})
+        print_json({"server": name, "lines": found, "records": records})
         return
     for line in found:
         print_plain(line)
@@ -213,7 +239,14 @@ def _health(server: ServerStatus) -> str:
 def _trouble(state: DaemonStatus) -> list[Text]:
     found: list[Text] = []
     for server in state.servers:
-        if server.last_error and server.state != "ready":
+        if server.why:
+            found.append(cell(f"{server.name}: {server.why}", style="dim"))
+        found += [
+            cell(f"{server.name}: its limit of {limit} is {how}", style="yellow")
+            for limit, how in server.limits.items()
+            if how.startswith("not")
+        ]
+        if server.last_error and server.state not in ("ready", "hibernated"):
             found.append(cell(f"{server.name}: {server.last_error}", style="red"))
             found += [cell(f"  │ {line}", style="dim") for line in server.last_stderr[-5:]]
     found += [cell(problem, style="red") for problem in state.problems]
@@ -240,8 +273,10 @@ async def _up_here(*, as_json: bool) -> None:
         interactive = out.is_terminal and not as_json
         daemon = Daemon(runtime, on_event=_nothing if interactive else _print_event)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
+        # Where there is a terminal it means that the terminal has gone; a service has none.
+        loop.add_signal_handler(signal.SIGHUP, daemon.stop if _has_terminal() else daemon.reload)
         serving = asyncio.create_task(daemon.run())
         how = _show_json(daemon) if as_json else _show(daemon, live=interactive)
         showing = asyncio.create_task(how)
@@ -255,6 +290,15 @@ async def _up_here(*, as_json: bool) -> None:
             await asyncio.wait([showing])
     finally:
         await runtime.close()
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

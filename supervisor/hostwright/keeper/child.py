@@ -141,7 +141,7 @@ class Child:
     async def _connect(self, log: ServerLog) -> None:
         pipes = self._process
         assert pipes.stdin and pipes.stdout and pipes.stderr  # noqa: S101 - `_spawn` asks for them
-        self._drain = log.drain(os.dup(pipes.stderr.fileno()))
+        self._drain = log.drain(os.dup(pipes.stderr.fileno()), self.pid)
         pipes.stderr.close()
         loop = asyncio.get_running_loop()
         self.stdout = asyncio.StreamReader(limit=MAX_LINE_BYTES)
@@ -156,8 +156,9 @@ class Child:
 
     async def _stop(self, timeout_seconds: float) -> StopResult:
         began = time.monotonic()
-        # Whom it started is learned while the tree still stands.
-        await asyncio.to_thread(lambda: processes.members(self.family, processes.table()))
+        if not self._exit.done():
+            # Whom it started is learned while the tree still stands.
+            await asyncio.to_thread(lambda: processes.members(self.family, processes.table()))
         how = await self._end_leader(timeout_seconds)
         ended = await processes.end_family(self.family, grace_seconds=LEFTOVER_GRACE_SECONDS)
         left = {one.pid for one in ended.left}

@@ -21,15 +21,26 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
-from hostwright.keeper import logs, processes
+from hostwright.keeper import logs, needs, processes
+from hostwright.keeper.around import AskCanary, Prepare, Probe, Surroundings, Target
 from hostwright.keeper.child import Child
+from hostwright.keeper.groups import Groups
 from hostwright.keeper.logs import ServerLog
-from hostwright.keeper.machine import State
+from hostwright.keeper.machine import AT_REST, State
+from hostwright.keeper.needs import Block
 from hostwright.keeper.pidfile import DaemonLock
 from hostwright.keeper.processes import Family, ProcessId
 from hostwright.keeper.records import Records, Survivors
-from hostwright.keeper.server import Action, Prepare, Probe, Server, Surroundings, Target
-from hostwright.keeper.status import ActionResult, Extras, ServerEvent, ServerReady, ServerStatus
+from hostwright.keeper.reload import Reloaded, apply
+from hostwright.keeper.server import Server
+from hostwright.keeper.status import (
+    ActionResult,
+    Activity,
+    Extras,
+    ServerEvent,
+    ServerReady,
+    ServerStatus,
+)
 from hostwright.manifest import Manifest
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import ensure_private
@@ -49,6 +60,14 @@ def _no_listener(_: ServerEvent) -> None:
     return None
 
 
+def _nothing_known(_: str) -> Activity:
+    return Activity()
+
+
+def _nobody() -> None:
+    return None
+
+
 class Keeper:
     """Starts, watches, restarts and ends servers."""
 
@@ -64,13 +83,26 @@ class Keeper:
         prepare: Prepare = _nothing_extra,
         environ: Mapping[str, str] | None = None,
         dice: random.Random | None = None,
+        canary: AskCanary | None = None,
+        activity: Callable[[str], Activity] = _nothing_known,
+        on_all_asleep: Callable[[], None] = _nobody,
     ) -> None:
         """`probe` asks a server for a sign of life and raises when there is none.
 
         `prepare` gives one start its further variables and descriptors; they may be closed when
-        its context ends, right after the process was started.
+        its context ends, right after the process was started. `canary` makes a manifest's call.
+        `activity` tells how busy a server is. `on_all_asleep` is called when the last process has
+        ended and at least one server hibernates.
         """
         self._manifests = manifests
+        self._canary = canary
+        self._activity = activity
+        self._on_all_asleep = on_all_asleep
+        self._asleep = False
+        self._reconsidering: asyncio.Handle | None = None
+        self._reloading = asyncio.Lock()
+        self._groups = Groups()
+        self._around: Surroundings | None = None
         self._runtime_dir = runtime_dir
         self._state_dir = state_dir
         self._probe = probe
@@ -94,6 +126,7 @@ class Keeper:
             processes.become_subreaper()
             records = Records(self._runtime_dir)
             survivors = await records.recover()
+            await asyncio.to_thread(self._groups.remove_stale)
             ensure_private(self._state_dir / "logs")
         except BaseException:
             self._lock.release()
@@ -105,12 +138,21 @@ class Keeper:
                 ", ".join(survivors.servers),
                 f"; these could not be ended: {survivors.left}" if survivors.left else "",
             )
-        around = Surroundings(
-            records, self._environ, self._probe, self._prepare, self._tell, self._dice
+        self._around = Surroundings(
+            records=records,
+            environ=self._environ,
+            probe=self._probe,
+            canary=self._canary,
+            prepare=self._prepare,
+            tell=self._tell,
+            dice=self._dice,
+            activity=self._activity,
+            blocked=self._blocked,
+            changed=self._changed,
+            groups=self._groups,
         )
         for manifest in self._manifests:
-            log = ServerLog(self.log_path(manifest.name), self._redact)
-            self._servers[manifest.name] = Server(manifest, around, log)
+            self._servers[manifest.name] = self._make(manifest)
         self._looking = asyncio.create_task(self._look_on(records), name="keeper look")
         return survivors
 
@@ -120,11 +162,18 @@ class Keeper:
             self._looking.cancel()
             await asyncio.wait([self._looking])
             self._looking = None
+        results: list[ActionResult] = []
         try:
-            return await asyncio.gather(*(server.act("stop") for server in self._servers.values()))
+            # A reload in progress still has servers in its hands.
+            async with self._reloading:
+                for layer in reversed(needs.layers(self._all_manifests())):
+                    results += await asyncio.gather(*(self._servers[n].act("stop") for n in layer))
+            return results
         finally:
+            if self._reconsidering:
+                self._reconsidering.cancel()
             for server in self._servers.values():
-                server.log.close()
+                await asyncio.to_thread(server.log.close)
             self._lock.release()
 
     async def __aenter__(self) -> Keeper:
@@ -149,25 +198,55 @@ class Keeper:
         return self._server(name).manifest
 
     def target(self, name: str) -> Target | None:
-        """What runs for it now: a process, a remote address, or nothing."""
-        return self._server(name).target
+        """What of it can be talked to now: a process, a remote address, or nothing."""
+        return self._server(name).usable
 
     async def start_all(self) -> list[ActionResult]:
-        """Start every enabled server; returns when each has answered or failed once."""
-        wanted = [one for one in self._servers.values() if one.state is not State.DISABLED]
+        """Start every enabled server; returns when each has answered or failed once.
+
+        All at once: whoever needs another one waits for it by itself.
+        """
+        wanted = [one for one in self._servers.values() if one.manifest.enabled]
         return await asyncio.gather(*(server.act("start") for server in wanted))
 
     async def start(self, name: str) -> ActionResult:
-        """Start it (a broken or disabled one too) and wait for its first answer or failure."""
-        return await self._act(name, "start")
+        """Start it (a broken or disabled one too), and whatever it requires and nobody runs.
+
+        Waits for its first answer or failure.
+        """
+        server = self._server(name)
+        for one in needs.closure([name], self._requires):
+            if one in self._servers and (needed := self._servers[one]).state in (
+                State.STOPPED,
+                State.DISABLED,
+                State.BROKEN,
+            ):
+                needed.begin("start")
+        return await server.act("start")
 
     async def stop(self, name: str) -> ActionResult:
-        """End it and everything that came of it."""
-        return await self._act(name, "stop")
+        """End it and everything that came of it; before it, whoever requires it."""
+        server = self._server(name)
+        dependants = needs.closure([name], self._required_by)
+        for layer in reversed(needs.layers(self._all_manifests())):
+            holds = (
+                self._servers[n].hold(f"needs {name}, which was stopped")
+                for n in layer
+                if n in dependants
+            )
+            await asyncio.gather(*holds)
+        return await server.act("stop")
 
     async def restart(self, name: str) -> ActionResult:
-        """End it, then start it; closes the breaker."""
-        return await self._act(name, "restart")
+        """End it, then start it; closes the breaker. Whoever requires it stays."""
+        return await self._server(name).act("restart")
+
+    async def reload(self, manifests: Sequence[Manifest]) -> Reloaded:
+        """Make these the manifests, touching only the servers that differ in what they need."""
+        async with self._reloading:
+            result = await apply(self._servers, manifests, self._make)
+            self._changed()
+            return result
 
     async def wait_ready(self, name: str, *, timeout_seconds: float) -> Target:
         """Wait, bounded, until it can be used; a `HostError` says why it cannot."""
@@ -179,18 +258,57 @@ class Keeper:
 
     def log_path(self, name: str) -> Path:
         """Its stderr log."""
-        return self._state_dir / "logs" / f"{name}.log"
+        return self._state_dir / "logs" / f"{name}.jsonl"
 
     async def tail(self, name: str, lines: int = 100) -> list[str]:
         """The last lines of its log, oldest first."""
-        return await asyncio.to_thread(logs.tail, self._server(name).log.path, lines)
+        log = self._server(name).log
+        await asyncio.to_thread(log.flush)
+        return await asyncio.to_thread(logs.tail, log.path, lines)
 
     def follow(self, name: str) -> AsyncIterator[str]:
         """Lines of its log from now on."""
         return logs.follow(self._server(name).log.path)
 
-    async def _act(self, name: str, action: Action) -> ActionResult:
-        return await self._server(name).act(action)
+    def _make(self, manifest: Manifest) -> Server:
+        if self._around is None:
+            raise RuntimeError("servers are made before the keeper is open")
+        log = ServerLog(self.log_path(manifest.name), self._redact, rules=manifest.log)
+        return Server(manifest, self._around, log)
+
+    def _all_manifests(self) -> dict[str, Manifest]:
+        return {name: server.manifest for name, server in self._servers.items()}
+
+    def _requires(self, name: str) -> Sequence[str]:
+        return self._servers[name].manifest.requires if name in self._servers else ()
+
+    def _required_by(self, name: str) -> Sequence[str]:
+        return [n for n, one in self._servers.items() if name in one.manifest.requires]
+
+    def _blocked(self, manifest: Manifest) -> Block | None:
+        if not manifest.requires and not manifest.after:
+            return None
+        states = {name: server.state for name, server in self._servers.items()}
+        return needs.block_of(manifest, self._all_manifests(), states)
+
+    def _changed(self) -> None:
+        """Some server is in another state; looked at once for all changes of this turn."""
+        if self._reconsidering is None:
+            self._reconsidering = asyncio.get_running_loop().call_soon(self._reconsider)
+
+    def _reconsider(self) -> None:
+        self._reconsidering = None
+        for server in list(self._servers.values()):
+            if server.manifest.requires or server.manifest.after:
+                server.reconsider(self._blocked(server.manifest))
+        states = {server.state for server in self._servers.values()}
+        asleep = State.HIBERNATED in states and states <= AT_REST
+        if asleep and not self._asleep:
+            try:
+                self._on_all_asleep()
+            except Exception:  # noqa: BLE001 - and logged, as in `_tell`
+                _log.exception("A listener failed on everything being asleep")
+        self._asleep = asleep
 
     def _server(self, name: str) -> Server:
         try:

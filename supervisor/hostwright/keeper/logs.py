@@ -1,17 +1,22 @@
-"""What servers write to stderr, as `logs/NAME.log`: timed, redacted, rotated, bounded.
+"""What servers write to stderr, as `logs/NAME.jsonl`: timed, redacted, rotated, bounded.
 
-One line per line, UTC time first; lines that the keeper adds begin with `--`. Control characters
-are shown, not sent, so that a log cannot drive the reader's terminal. A flood is read (the server
-never blocks on stderr) but only so much of it is kept each second, and the log says how much was
-not. Redaction works line by line, with one piece of memory: inside a PEM private key.
+    {"time": "2026-11-25T08:00:00.123Z", "stream": "stderr", "pid": 4711, "text": "listening"}
 
-One thread per running server reads its pipe: the event loop sees none of it. `tail` blocks (files);
-`follow` is asyncio.
+One object per line; `stream` is `stderr`, or `keeper` for what the keeper adds (shown with `--`).
+Control characters are kept as escapes, so that a log cannot drive the reader's terminal. A flood is
+read (the server never blocks on stderr) but only so much of it is kept each second, and the log
+says how much was not. Redaction works line by line, with one piece of memory: inside a PEM private
+key. A line that a crash tore is ended when the file is next opened, and shown as it is.
+
+One thread per running server reads its pipe, another one writes the file while there is something
+to write: neither the event loop nor a server waits for the disk, and what a disk is too slow for is
+counted. `tail` and `records` block (files); `follow` is asyncio.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -20,16 +25,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal, cast
 
+from hostwright.manifest_rules import LogRules
 from hostwright_kit.clock import utc_now
 
-MAX_FILE_BYTES = 5 * 1024 * 1024
-BACKUPS = 3
+MAX_KEEP = 100
 MAX_LINE_CHARS = 8_192
 # Longer than a line may be shown, so that a secret is whole when it is masked, and then cut.
 MAX_LINE_BYTES = 4 * MAX_LINE_CHARS
@@ -37,6 +42,9 @@ LINES_PER_SECOND = 2_000
 BYTES_PER_SECOND = 1024 * 1024
 REMEMBERED_LINES = 20
 MAX_TAIL_LINES = 10_000
+MAX_QUEUED_BYTES = 4 * 1024 * 1024
+LINGER_SECONDS = 0.5
+FLUSH_SECONDS = 5.0
 
 _ANSI = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -53,33 +61,86 @@ class _PrivateRotatingFile(RotatingFileHandler):
 
     def _open(self) -> TextIOWrapper:
         handle = os.open(
-            self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+            self.baseFilename, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            os.write(handle, b"\n")  # a crash tore the last line
         return os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name there
         self.failure = str(sys.exc_info()[1])
+
+    def adopt(self, rules: LogRules) -> None:
+        """Other bounds from the next line on."""
+        self.maxBytes, self.backupCount = int(rules.file_mb * 2**20), rules.keep
+
+
+class _Writer:
+    """A bounded queue before a file, and a thread that lives while there is something to write."""
+
+    def __init__(self, file: _PrivateRotatingFile) -> None:
+        self._file = file
+        self._queue: deque[str] = deque()
+        self._queued_bytes = self._dropped = 0
+        self._busy = False
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def put(self, line: str) -> None:
+        """Write this line some time soon; never waits."""
+        with self._change:
+            if self._queued_bytes > MAX_QUEUED_BYTES:
+                self._dropped += 1
+                return
+            self._queue.append(line)
+            self._queued_bytes += len(line)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+                self._thread.start()
+            self._change.notify_all()
+
+    def flush(self, wait_seconds: float) -> bool:
+        """Wait until everything was written; False when that took too long."""
+        with self._change:
+            return self._change.wait_for(lambda: not self._queue and not self._busy, wait_seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._busy = False
+                self._change.notify_all()
+                if not self._change.wait_for(lambda: bool(self._queue), LINGER_SECONDS):
+                    self._thread = None
+                    return
+                lines, self._busy = list(self._queue), True
+                self._queue.clear()
+                self._queued_bytes, dropped, self._dropped = 0, self._dropped, 0
+            if dropped:
+                why = f"{dropped} lines were not kept: the disk was too slow for them"
+                lines.append(_line("keeper", None, why))
+            for line in lines:
+                self._file.handle(logging.makeLogRecord({"msg": line}))
 
 
 class ServerLog:
     """The log of one server over all of its processes. Thread-safe."""
 
     def __init__(
-        self,
-        path: Path,
-        redact: Callable[[str], str],
-        *,
-        max_bytes: int = MAX_FILE_BYTES,
-        backups: int = BACKUPS,
+        self, path: Path, redact: Callable[[str], str], *, rules: LogRules | None = None
     ) -> None:
         self.path = path
         self._redact = redact
         self._secrets: tuple[str, ...] = ()
-        self._file = _PrivateRotatingFile(
-            path, maxBytes=max_bytes, backupCount=backups, delay=True, encoding="utf-8"
-        )
+        self._file = _PrivateRotatingFile(path, delay=True, encoding="utf-8")
+        self._file.adopt(rules or LogRules())
+        self._writer = _Writer(self._file)
         self._last: deque[str] = deque(maxlen=REMEMBERED_LINES)
         self._lock = threading.Lock()
+
+    def adopt(self, rules: LogRules) -> None:
+        """Other bounds from now on."""
+        self._file.adopt(rules)
 
     def mask(self, secrets: frozenset[str]) -> None:
         """Also mask these very values, which the server was given."""
@@ -87,14 +148,14 @@ class ServerLog:
 
     def note(self, text: str) -> None:
         """A line of the keeper's own."""
-        self._write(f"-- {self.clean(text)}")
+        self._writer.put(_line("keeper", None, self.clean(text)))
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, pid: int | None = None) -> None:
         """A line of the server's."""
         text = self.clean(text)
         with self._lock:
             self._last.append(text)
-        self._write(text)
+        self._writer.put(_line("stderr", pid, text))
 
     @property
     def last(self) -> tuple[str, ...]:
@@ -115,28 +176,35 @@ class ServerLog:
         text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
         return text if len(text) <= MAX_LINE_CHARS else f"{text[:MAX_LINE_CHARS]}…"
 
-    def drain(self, handle: int) -> Drain:
-        """Read this pipe to its end in a thread; the handle is closed there."""
-        return Drain(self, handle)
+    def drain(self, handle: int, pid: int | None = None) -> Drain:
+        """Read this pipe of a process to its end in a thread, which closes the handle."""
+        return Drain(self, handle, pid)
+
+    def flush(self, wait_seconds: float = FLUSH_SECONDS) -> bool:
+        """Wait until what was written before is in the file. Blocking."""
+        return self._writer.flush(wait_seconds)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Write what is left and close the file. Blocking, but not for ever."""
+        if self.flush():
+            self._file.close()
 
-    def _write(self, text: str) -> None:
-        self._file.handle(logging.makeLogRecord({"msg": f"{utc_now()} {text}"}))
+
+def _line(stream: Literal["stderr", "keeper"], pid: int | None, text: str) -> str:
+    content = {"time": utc_now(), "stream": stream, "pid": pid, "text": text}
+    return json.dumps(content, ensure_ascii=False)
 
 
 class Drain:
     """One process's stderr on its way into the log."""
 
-    def __init__(self, log: ServerLog, handle: int) -> None:
+    def __init__(self, log: ServerLog, handle: int, pid: int | None) -> None:
         self._log = log
         self._handle = handle
         self._wake_read, self._wake_write = os.pipe()
         self._loop = asyncio.get_running_loop()
         self._done = self._loop.create_future()
-        self._lines = _Lines(log)
+        self._lines = _Lines(log, pid)
         os.set_blocking(handle, False)
         self._thread = threading.Thread(target=self._run, name="stderr", daemon=True)
         self._thread.start()
@@ -160,6 +228,7 @@ class Drain:
                     self._read()
                     break
             self._lines.end()
+            self._log.flush()
         finally:
             os.close(self._handle)
             os.close(self._wake_read)
@@ -192,8 +261,9 @@ class Drain:
 class _Lines:
     """Bytes to lines: bounded in length and rate, with private keys left out."""
 
-    def __init__(self, log: ServerLog) -> None:
+    def __init__(self, log: ServerLog, pid: int | None) -> None:
         self._log = log
+        self._pid = pid
         self._partial = b""
         self._cutting = False  # the rest of an overlong line is passed over
         self._pem_lines = 0
@@ -270,19 +340,41 @@ class _Lines:
         begin = _PEM_BEGIN.search(text)
         if begin and not _PEM_END.search(text, begin.end()):
             self._pem_lines = 1
-        self._log.line(text)
+        self._log.line(text, self._pid)
 
 
 def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a log for people, oldest first. Blocking."""
+    return [show(record) for record in records(path, lines)]
+
+
+def records(path: Path, lines: int) -> list[dict[str, Any]]:
     """The last lines of a log, oldest first, reaching back into its rotated parts. Blocking."""
     lines = max(0, min(lines, MAX_TAIL_LINES))
     found: list[str] = []
     part, number = path, 0
-    while len(found) < lines and number <= BACKUPS:
+    while len(found) < lines and number <= MAX_KEEP and (number == 0 or part.exists()):
         found = _tail_of(part, lines - len(found)) + found
         number += 1
         part = path.with_name(f"{path.name}.{number}")
-    return found
+    return [_parsed(line) for line in found]
+
+
+def show(record: Mapping[str, Any]) -> str:
+    """One line for people."""
+    mark = "-- " if record["stream"] == "keeper" else ""
+    return f"{record['time']} {mark}{record['text']}".lstrip()
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """A line of the file; a torn one is its own text."""
+    try:
+        found: Any = json.loads(line)
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and {"time", "stream", "pid", "text"} <= found.keys():
+        return cast("dict[str, Any]", found)
+    return {"time": "", "stream": "unknown", "pid": None, "text": _CONTROL.sub("?", line)}
 
 
 def _tail_of(path: Path, lines: int) -> list[str]:
@@ -297,7 +389,9 @@ def _tail_of(path: Path, lines: int) -> list[str]:
             step = min(65_536, position)
             position = file.seek(position - step)
             content = file.read(step) + content
-    return content.decode(errors="replace").splitlines()[-lines:]
+    # Not splitlines: a text may hold what other alphabets call the end of a line.
+    whole = content.decode(errors="replace").removesuffix("\n").split("\n")
+    return whole[-lines:] if content else []
 
 
 async def follow(path: Path, *, poll_seconds: float = 0.2) -> AsyncIterator[str]:
@@ -307,7 +401,7 @@ async def follow(path: Path, *, poll_seconds: float = 0.2) -> AsyncIterator[str]
         while True:
             lines = await asyncio.to_thread(reader.read)
             for line in lines:
-                yield line
+                yield show(_parsed(line))
             if not lines:
                 await asyncio.sleep(poll_seconds)
     finally:

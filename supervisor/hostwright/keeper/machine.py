@@ -12,9 +12,16 @@
                           ▼
                        starting
 
-`stop` leads from everywhere through `stopping` to `stopped`, `restart` through `restarting` to
-`starting`. A process exists only in starting, ready, unhealthy, failing, stopping and restarting;
-the next one is started only after the previous one and all of its descendants are gone.
+The first failure of a server that had been ready is answered at once: failing ──retry now──▶
+starting. Two ways lead to a rest that something else ends:
+
+    ready ──sleep──▶ hibernating ──ended──▶ hibernated ──wake──▶ starting
+    starting, ready, unhealthy ──hold──▶ holding ──ended──▶ waiting ──unblocked──▶ starting
+
+and a start that finds what it needs not running goes to `waiting`, one whose conditions are not met
+to `disabled`. `stop` leads from everywhere through `stopping` to `stopped`, `restart` through
+`restarting` to `starting`. A process exists only in the states of `WITH_PROCESS`; the next one is
+started only after the previous one and all of its descendants are gone.
 
 Pure: no process, no clock. `server.py` turns outputs into acts and what happens into inputs.
 """
@@ -29,7 +36,7 @@ from types import MappingProxyType
 class State(StrEnum):
     """What a server is doing, as status shows it."""
 
-    DISABLED = "disabled"  # the manifest says so, and nobody started it by hand
+    DISABLED = "disabled"  # the manifest says so, or its conditions are not met
     STOPPED = "stopped"
     STARTING = "starting"
     READY = "ready"
@@ -39,6 +46,10 @@ class State(StrEnum):
     BROKEN = "broken"  # failed too often; only the owner starts it again
     STOPPING = "stopping"
     RESTARTING = "restarting"
+    WAITING = "waiting"  # for a server that it needs
+    HOLDING = "holding"  # being ended, because a server that it needs does not run
+    HIBERNATING = "hibernating"
+    HIBERNATED = "hibernated"  # idle, without a process; the next call wakes it
 
 
 class Input(StrEnum):
@@ -54,9 +65,16 @@ class Input(StrEnum):
     EXITED = "exited"  # the process ended by itself
     ENDED = "ended"  # ending it on purpose is done, nothing of it is left
     RETRY = "retry"  # the same after a failure; and it is to be tried again
+    RETRY_NOW = "retry_now"  # … at once, because it had been ready
     GIVE_UP = "give_up"  # … the breaker opens
     LEAVE = "leave"  # … its restart policy says to leave it
     RETRY_DUE = "retry_due"
+    UNMET = "unmet"  # a start: its conditions are not met here
+    BLOCKED = "blocked"  # a start: what it needs does not run (yet)
+    UNBLOCKED = "unblocked"  # now it does
+    HOLD = "hold"  # what it needs has ended, and will not come back by itself
+    SLEEP = "sleep"  # it has been idle for long enough
+    WAKE = "wake"  # somebody wants to call it
 
 
 class Output(StrEnum):
@@ -71,6 +89,8 @@ class Output(StrEnum):
     TELL_CRASHED = "tell_crashed"
     TELL_BROKEN = "tell_broken"
     TELL_STOPPED = "tell_stopped"
+    TELL_WAITING = "tell_waiting"
+    TELL_HIBERNATED = "tell_hibernated"
 
 
 S, I, O = State, Input, Output  # noqa: E741 - the table below is read by its columns
@@ -89,6 +109,9 @@ _ROWS: tuple[tuple[State, Input, State, tuple[Output, ...]], ...] = (
     (S.STARTING, I.START, S.STARTING, ()),
     (S.STARTING, I.STOP, S.STOPPING, (O.END,)),
     (S.STARTING, I.RESTART, S.RESTARTING, (O.FORGIVE, O.END)),
+    (S.STARTING, I.UNMET, S.DISABLED, ()),
+    (S.STARTING, I.BLOCKED, S.WAITING, ()),
+    (S.STARTING, I.HOLD, S.HOLDING, (O.END,)),
     (S.READY, I.ANSWERED, S.READY, ()),
     (S.READY, I.MISSED, S.UNHEALTHY, ()),
     (S.READY, I.UNANSWERED, S.FAILING, (O.END,)),
@@ -96,6 +119,8 @@ _ROWS: tuple[tuple[State, Input, State, tuple[Output, ...]], ...] = (
     (S.READY, I.START, S.READY, ()),
     (S.READY, I.STOP, S.STOPPING, (O.END,)),
     (S.READY, I.RESTART, S.RESTARTING, (O.FORGIVE, O.END)),
+    (S.READY, I.HOLD, S.HOLDING, (O.END,)),
+    (S.READY, I.SLEEP, S.HIBERNATING, (O.END,)),
     (S.UNHEALTHY, I.ANSWERED, S.READY, ()),
     (S.UNHEALTHY, I.MISSED, S.UNHEALTHY, ()),
     (S.UNHEALTHY, I.UNANSWERED, S.FAILING, (O.END,)),
@@ -103,6 +128,8 @@ _ROWS: tuple[tuple[State, Input, State, tuple[Output, ...]], ...] = (
     (S.UNHEALTHY, I.START, S.UNHEALTHY, ()),
     (S.UNHEALTHY, I.STOP, S.STOPPING, (O.END,)),
     (S.UNHEALTHY, I.RESTART, S.RESTARTING, (O.FORGIVE, O.END)),
+    (S.UNHEALTHY, I.HOLD, S.HOLDING, (O.END,)),
+    (S.FAILING, I.RETRY_NOW, S.STARTING, (O.SPAWN, O.TELL_CRASHED)),
     (S.FAILING, I.RETRY, S.BACKING_OFF, (O.WAIT, O.TELL_CRASHED)),
     (S.FAILING, I.GIVE_UP, S.BROKEN, (O.TELL_CRASHED, O.TELL_BROKEN)),
     (S.FAILING, I.LEAVE, S.STOPPED, (O.TELL_STOPPED,)),
@@ -114,6 +141,7 @@ _ROWS: tuple[tuple[State, Input, State, tuple[Output, ...]], ...] = (
     (S.BACKING_OFF, I.START, S.STARTING, (O.CANCEL_WAIT, O.FORGIVE, O.SPAWN)),
     (S.BACKING_OFF, I.STOP, S.STOPPED, (O.CANCEL_WAIT, O.TELL_STOPPED)),
     (S.BACKING_OFF, I.RESTART, S.STARTING, (O.CANCEL_WAIT, O.FORGIVE, O.SPAWN)),
+    (S.BACKING_OFF, I.HOLD, S.WAITING, (O.CANCEL_WAIT, O.TELL_WAITING)),
     (S.BROKEN, I.START, S.STARTING, (O.FORGIVE, O.SPAWN)),
     (S.BROKEN, I.STOP, S.STOPPED, (O.TELL_STOPPED,)),
     (S.BROKEN, I.RESTART, S.STARTING, (O.FORGIVE, O.SPAWN)),
@@ -127,6 +155,26 @@ _ROWS: tuple[tuple[State, Input, State, tuple[Output, ...]], ...] = (
     (S.RESTARTING, I.START, S.RESTARTING, ()),
     (S.RESTARTING, I.STOP, S.STOPPING, ()),
     (S.RESTARTING, I.RESTART, S.RESTARTING, ()),
+    (S.WAITING, I.UNBLOCKED, S.STARTING, (O.SPAWN,)),
+    (S.WAITING, I.START, S.STARTING, (O.FORGIVE, O.SPAWN)),
+    (S.WAITING, I.STOP, S.STOPPED, (O.TELL_STOPPED,)),
+    (S.WAITING, I.RESTART, S.STARTING, (O.FORGIVE, O.SPAWN)),
+    (S.HOLDING, I.ENDED, S.WAITING, (O.TELL_WAITING,)),
+    (S.HOLDING, I.EXITED, S.HOLDING, ()),
+    (S.HOLDING, I.UNBLOCKED, S.RESTARTING, ()),
+    (S.HOLDING, I.START, S.RESTARTING, (O.FORGIVE,)),
+    (S.HOLDING, I.STOP, S.STOPPING, ()),
+    (S.HOLDING, I.RESTART, S.RESTARTING, (O.FORGIVE,)),
+    (S.HIBERNATING, I.ENDED, S.HIBERNATED, (O.TELL_HIBERNATED,)),
+    (S.HIBERNATING, I.EXITED, S.HIBERNATING, ()),
+    (S.HIBERNATING, I.WAKE, S.RESTARTING, ()),
+    (S.HIBERNATING, I.START, S.RESTARTING, (O.FORGIVE,)),
+    (S.HIBERNATING, I.STOP, S.STOPPING, ()),
+    (S.HIBERNATING, I.RESTART, S.RESTARTING, (O.FORGIVE,)),
+    (S.HIBERNATED, I.WAKE, S.STARTING, (O.SPAWN,)),
+    (S.HIBERNATED, I.START, S.STARTING, (O.FORGIVE, O.SPAWN)),
+    (S.HIBERNATED, I.STOP, S.STOPPED, (O.TELL_STOPPED,)),
+    (S.HIBERNATED, I.RESTART, S.STARTING, (O.FORGIVE, O.SPAWN)),
 )
 
 TABLE: Mapping[tuple[State, Input], tuple[State, tuple[Output, ...]]] = MappingProxyType(
@@ -136,10 +184,25 @@ TABLE: Mapping[tuple[State, Input], tuple[State, tuple[Output, ...]]] = MappingP
 COMMANDS = frozenset({I.START, I.STOP, I.RESTART})
 """Inputs that the owner may give in every state."""
 
-WITH_PROCESS = frozenset({S.STARTING, S.READY, S.UNHEALTHY, S.FAILING, S.STOPPING, S.RESTARTING})
+WITH_PROCESS = frozenset(
+    {S.STARTING, S.READY, S.UNHEALTHY, S.FAILING, S.STOPPING, S.RESTARTING}
+    | {S.HOLDING, S.HIBERNATING}
+)
 """States in which a process may exist."""
 
-SETTLED = frozenset({S.DISABLED, S.STOPPED, S.READY, S.UNHEALTHY, S.BACKING_OFF, S.BROKEN})
+RUNNING = frozenset({S.READY, S.UNHEALTHY})
+"""States in which it can be called."""
+
+PROBED = frozenset({S.STARTING, *RUNNING})
+"""States in which it is asked for signs of life."""
+
+HOLDABLE = frozenset({*PROBED, S.BACKING_OFF})
+"""States that `hold` ends."""
+
+AT_REST = frozenset({S.DISABLED, S.STOPPED, S.BROKEN, S.WAITING, S.HIBERNATED})
+"""States that nothing leaves by itself, and without a process."""
+
+SETTLED = frozenset({*AT_REST, *RUNNING, S.BACKING_OFF})
 """States in which a command has had its outcome."""
 
 

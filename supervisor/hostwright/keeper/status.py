@@ -12,6 +12,20 @@ from hostwright.keeper.child import StopResult
 from hostwright.keeper.machine import State
 
 
+class Activity(BaseModel, frozen=True):
+    """How busy a server is, as the gateway's link knows it. The keeper's own checks do not count.
+
+    Without a link nothing is known, and a server of which nothing is known is not put to sleep.
+    """
+
+    in_flight: int = Field(default=0, description="Calls that were sent and not yet answered.")
+    idle_seconds: float = Field(default=0, description="Since a call was last sent or answered.")
+    silent_seconds: float = Field(
+        default=0,
+        description="Since the oldest running call showed progress or was sent; 0: none runs.",
+    )
+
+
 class Health(BaseModel, frozen=True):
     """A round trip that succeeded."""
 
@@ -73,7 +87,56 @@ class ServerStopped(_Event, frozen=True):
     left: tuple[int, ...] = Field(description="Pids that could not be ended.")
 
 
-ServerEvent = ServerStarted | ServerReady | ServerCrashed | ServerBroken | ServerStopped
+class ServerEscalated(_Event, frozen=True):
+    """Nothing more is tried: the owner has to look. Comes with every `server.broken`."""
+
+    type: Literal["server.escalated"] = "server.escalated"
+    reason: str
+    last_stderr: tuple[str, ...]
+    what_to_do: str
+
+
+class ServerWaiting(_Event, frozen=True):
+    """Its process was ended, because a server that it needs does not run."""
+
+    type: Literal["server.waiting"] = "server.waiting"
+    reason: str
+
+
+class ServerHibernated(_Event, frozen=True):
+    """It was idle; its process has ended, the next call wakes it."""
+
+    type: Literal["server.hibernated"] = "server.hibernated"
+    reason: str
+
+
+class ServerWoken(_Event, frozen=True):
+    """Somebody wanted to call it, and it is ready again."""
+
+    type: Literal["server.woken"] = "server.woken"
+    milliseconds: float = Field(description="From the wish to the first answer.")
+
+
+class ServerSilent(_Event, frozen=True):
+    """It answers its checks, but a call of it has shown no progress for long."""
+
+    type: Literal["server.silent"] = "server.silent"
+    reason: str
+    silent_seconds: float
+
+
+ServerEvent = (
+    ServerStarted
+    | ServerReady
+    | ServerCrashed
+    | ServerBroken
+    | ServerEscalated
+    | ServerStopped
+    | ServerWaiting
+    | ServerHibernated
+    | ServerWoken
+    | ServerSilent
+)
 
 
 class ServerStatus(BaseModel, frozen=True):
@@ -96,6 +159,18 @@ class ServerStatus(BaseModel, frozen=True):
     retry_in_seconds: float | None = Field(description="While backing off.")
     last_error: str | None = Field(description="Why it last failed, or could not be started.")
     last_stderr: tuple[str, ...]
+    why: str | None = Field(
+        default=None, description="Why it does not run, where that is no failure; or what is odd."
+    )
+    in_flight: int = Field(default=0, description="Calls that it is working on.")
+    silent_seconds: float | None = Field(
+        default=None, description="Since its oldest running call showed progress or was sent."
+    )
+    limits: Mapping[str, str] = Field(
+        default={},
+        description="For each limit of its manifest what holds it: cgroup2, cgroup1 or rlimit (of "
+        "each process); or that it is not enforced, and why.",
+    )
 
 
 class ActionResult(BaseModel, frozen=True):
