@@ -16,11 +16,12 @@ import stat
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import mcp_types as mcp
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from fastmcp import FastMCP
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
@@ -149,6 +150,13 @@ class LineWire:
         with contextlib.suppress(ConnectionError):
             self._writer.write(text.encode() + b"\n")
             await self._writer.drain()
+
+
+async def serve_lines(app: FastMCP[Any], wire: LineWire) -> None:
+    """Serve one connection until the other side closes it."""
+    async with app._lifespan_manager(), wire.streams() as (read, write):
+        server = app._mcp_server
+        await server.run(read, write, server.create_initialization_options())
 
 
 @asynccontextmanager

@@ -30,11 +30,14 @@ from hostwright.keeper.processes import Family, ProcessId
 from hostwright.keeper.records import Records, Survivors
 from hostwright.keeper.server import Action, Prepare, Probe, Server, Surroundings, Target
 from hostwright.keeper.status import ActionResult, Extras, ServerEvent, ServerReady, ServerStatus
-from hostwright.manifest import Manifest
+from hostwright.manifest import Manifest, fork_for
+from hostwright.zygote.nursery import Nursery
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import ensure_private
 from hostwright_kit.redact import redact_text
 
+ZYGOTE_LOG = "_zygote.log"
+"""Beside the servers' logs; no server can have this name."""
 LOOK_SECONDS = 5.0
 LOOK_PAUSE_SECONDS = 0.2
 
@@ -84,6 +87,8 @@ class Keeper:
         self._looking: asyncio.Task[None] | None = None
         self._look_now = asyncio.Event()
         self._strays: dict[ProcessId, float] = {}
+        self.zygote: Nursery | None = None
+        """What starts servers by fork, where there are such and the system can; see its `rest`."""
 
     async def open(self) -> Survivors:
         """Become the one daemon on these folders, and end what an earlier one left running."""
@@ -105,8 +110,15 @@ class Keeper:
                 ", ".join(survivors.servers),
                 f"; these could not be ended: {survivors.left}" if survivors.left else "",
             )
+        self.zygote = self._nursery(records)
         around = Surroundings(
-            records, self._environ, self._probe, self._prepare, self._tell, self._dice
+            records,
+            self._environ,
+            self._probe,
+            self._prepare,
+            self._tell,
+            self._dice,
+            by_fork=self.zygote.start if self.zygote else None,
         )
         for manifest in self._manifests:
             log = ServerLog(self.log_path(manifest.name), self._redact)
@@ -123,6 +135,8 @@ class Keeper:
         try:
             return await asyncio.gather(*(server.act("stop") for server in self._servers.values()))
         finally:
+            if self.zygote is not None:
+                await self.zygote.close()
             for server in self._servers.values():
                 server.log.close()
             self._lock.release()
@@ -188,6 +202,18 @@ class Keeper:
     def follow(self, name: str) -> AsyncIterator[str]:
         """Lines of its log from now on."""
         return logs.follow(self._server(name).log.path)
+
+    def _nursery(self, records: Records) -> Nursery | None:
+        """It warms up at once when a server that will be started can be forked."""
+        forks = [(one, fork) for one in self._manifests if (fork := fork_for(one)) is not None]
+        if not forks or not processes.LINUX:
+            return None
+        names = [fork.target for one, fork in forks if fork.kind == "entry_point" and one.enabled]
+        log = ServerLog(self._state_dir / "logs" / ZYGOTE_LOG, self._redact)
+        nursery = Nursery(records, log, self._environ, names)
+        if any(one.enabled for one, _ in forks):
+            nursery.wake()
+        return nursery
 
     async def _act(self, name: str, action: Action) -> ActionResult:
         return await self._server(name).act(action)

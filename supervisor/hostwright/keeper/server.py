@@ -20,7 +20,7 @@ from typing import Literal, TypedDict
 
 from hostwright.keeper.backoff import Backoff
 from hostwright.keeper.checks import Checks
-from hostwright.keeper.child import Child, Exit, Launch, StopResult
+from hostwright.keeper.child import Child, Exit, Launch, StartByFork, StopResult
 from hostwright.keeper.environment import build_environment
 from hostwright.keeper.logs import ServerLog
 from hostwright.keeper.machine import COMMANDS, SETTLED, WITH_PROCESS, Input, Output, State, step
@@ -39,7 +39,7 @@ from hostwright.keeper.status import (
     start_message,
     stop_message,
 )
-from hostwright.manifest import Manifest, argv_for, expand
+from hostwright.manifest import Manifest, argv_for, expand, fork_for
 from hostwright_kit.errors import HostError
 
 Action = Literal["start", "stop", "restart"]
@@ -79,6 +79,7 @@ class Surroundings:
     prepare: Prepare
     tell: Callable[[ServerEvent], None]
     dice: random.Random
+    by_fork: StartByFork | None = None
 
 
 class Server:
@@ -257,12 +258,15 @@ class Server:
                 env={},
                 cwd=manifest.folder,
                 pass_fds=extras.pass_fds,
+                fork=fork_for(manifest),
             )
             added = {**expanded.env, **extras.env}
             env = build_environment(manifest, around.environ, added, what.mark)
             await around.records.begin(what.mark, manifest.name)
             try:
-                child = await Child.start(what.model_copy(update={"env": env}), self.log)
+                child = await Child.start(
+                    what.model_copy(update={"env": env}), self.log, by_fork=around.by_fork
+                )
             except BaseException:
                 await around.records.ended(what.mark)
                 raise
