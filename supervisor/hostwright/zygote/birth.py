@@ -76,8 +76,7 @@ def become(job: Job, gate: int, passed: Sequence[int], marker: Marker, umask: in
     _default_signals()
     _new_dice()
     time.tzset()
-    with contextlib.suppress(locale.Error):  # an unknown locale leaves "C", as at any start
-        locale.setlocale(locale.LC_CTYPE, "")
+    _take_locale()
     _open_streams()
     if job.cwd is not None:
         os.chdir(job.cwd)
@@ -123,6 +122,14 @@ def _new_dice() -> None:
     if numpy is not None:
         # Its global generator; `default_rng()` asks the system each time.
         numpy.seed()
+
+
+def _take_locale() -> None:
+    """As an interpreter does when it starts; the C locale becomes UTF-8 (PEP 538)."""
+    with contextlib.suppress(locale.Error):  # an unknown one leaves what is there
+        if locale.setlocale(locale.LC_CTYPE, "") in ("C", "POSIX") and "LC_ALL" not in os.environ:
+            os.environ["LC_CTYPE"] = "C.UTF-8"
+            locale.setlocale(locale.LC_CTYPE, "")
 
 
 def _open_streams() -> None:

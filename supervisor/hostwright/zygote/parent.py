@@ -122,7 +122,7 @@ class Parent:
         try:
             facts = work()
         except warm.UnfitError as error:
-            self._say(refused=str(error))
+            self._say(refused=str(error), culprit=error.culprit)
             os._exit(0)
         why = "its environment block cannot be written" if not self._marker.usable else None
         why = why or warm.why_not_alone([self._control.fileno()])
