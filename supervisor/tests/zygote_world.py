@@ -91,7 +91,11 @@ class World:
         self.log = ServerLog(folder / "server.log", str)
         self.zygote_log = folder / "zygote.log"
         self.nursery = Nursery(
-            self.records, ServerLog(self.zygote_log, str), self.environ, list(names)
+            self.records,
+            ServerLog(self.zygote_log, str),
+            self.environ,
+            list(names),
+            ready_seconds=150,
         )
         self.children: list[Child] = []
 

@@ -36,7 +36,7 @@ from hostwright_kit.errors import HostError
 NAME = "zygote"
 READY_SECONDS = 10.0
 """How long a start waits for a zygote that warms up; under load, executing takes as long."""
-FORK_SECONDS = 5.0
+FORK_SECONDS = 10.0
 STOP_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.2
 MAX_PAUSE_SECONDS = 60.0
@@ -90,13 +90,20 @@ class Nursery:
     """At most one zygote, and its templates."""
 
     def __init__(
-        self, records: Records, log: ServerLog, environ: Mapping[str, str], names: Sequence[str]
+        self,
+        records: Records,
+        log: ServerLog,
+        environ: Mapping[str, str],
+        names: Sequence[str],
+        *,
+        ready_seconds: float = READY_SECONDS,
     ) -> None:
         """`names` are the entry points to be loaded before the first fork."""
         self._records = records
         self._log = log
         self._environ = environ
         self._names = list(names)
+        self._ready_seconds = ready_seconds
         self._child: Child | None = None
         self._base: Control | None = None
         self._templates: dict[tuple[str, ...], Control] = {}
@@ -129,10 +136,10 @@ class Nursery:
         why = self._refusal(what)
         if why is None:
             try:
-                async with asyncio.timeout(READY_SECONDS):
+                async with asyncio.timeout(self._ready_seconds):
                     control = await self._control(what)
             except TimeoutError:
-                why = f"the zygote was not ready within {READY_SECONDS:g} s"
+                why = f"the zygote was not ready within {self._ready_seconds:g} s"
             else:
                 found = await self._ask(control, what)
                 if isinstance(found, Forked):

@@ -254,8 +254,8 @@ async def serve_once() -> None:
     call(in_a_thread)
     call(loaded)
     ours, theirs = socket.socketpair()
-    wire = LineWire(*await asyncio.open_connection(sock=theirs))
-    serving = asyncio.create_task(serve_lines(app, wire))
+    their_reader, their_writer = await asyncio.open_connection(sock=theirs)
+    serving = asyncio.create_task(serve_lines(app, LineWire(their_reader, their_writer)))
     reader, writer = await asyncio.open_connection(sock=ours)
     try:
         for request in requests():
@@ -264,3 +264,6 @@ async def serve_once() -> None:
     finally:
         writer.close()
         await serving
+        their_writer.close()
+        for one in (writer, their_writer):
+            await one.wait_closed()
