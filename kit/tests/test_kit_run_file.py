@@ -1,4 +1,4 @@
-"""`python -m hostwright_kit.run_file`: somebody's FastMCP server over the kit's stdio, both eras."""
+"""`python -m hostwright_kit.run_file`: somebody's FastMCP server over our stdio, in both eras."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ class Process(Protocol):
         ...
 
 
-StartByFork = Callable[[Launch], Awaitable[Process | None]]
-"""Starts a process by fork; None where that is not possible now."""
+StartByFork = Callable[[Launch], Awaitable[Process | str]]
+"""Starts a process by fork, or says why that is not possible now."""
 
 
 class Exit(BaseModel, frozen=True):
@@ -124,8 +124,13 @@ class Child:
     ) -> Child:
         """Start it; a program that cannot be executed is a `HostError`."""
         _check(what)
-        process = await by_fork(what) if by_fork is not None and what.fork is not None else None
-        process = process or _spawn(what)
+        process: Process | str = ""
+        if by_fork is not None and what.fork is not None:
+            process = await by_fork(what)
+        if isinstance(process, str):
+            if process:
+                log.note(f"not by fork: {process}")
+            process = _spawn(what)
         child = cls(what.name, process, what.mark)
         try:
             child._watch_exit(use_pidfd=use_pidfd)

@@ -1,10 +1,10 @@
 """The daemon's side of the zygote: starts it when it is needed, asks it for servers, lets it rest.
 
     zygote = Nursery(…)
-    process = await zygote.start(launch)     # None: not by fork, start it otherwise; says why
+    process = await zygote.start(launch)     # or a text: why it cannot be forked now
     await zygote.rest()                      # everything sleeps: it ends, until the next need
 
-Nothing depends on it: whatever is wrong with it, `start` answers None within a bounded time and the
+Nothing depends on it: whatever is wrong with it, `start` says so within a bounded time and the
 server is executed as on any system without it. It is a process of ours like a server: in the
 records before it exists, killed with the daemon, ended with all that it left. Asyncio; Linux.
 """
@@ -131,8 +131,8 @@ class Nursery:
             self._opening = asyncio.create_task(self._open(), name="zygote opens")
             self._opening.add_done_callback(self._opened)
 
-    async def start(self, what: Launch) -> Forked | None:
-        """Start it by fork; None when that is not possible now, and `plain` says why."""
+    async def start(self, what: Launch) -> Forked | str:
+        """Start it by fork, or say why that is not possible now."""
         why = self._refusal(what)
         if why is None:
             try:
@@ -148,8 +148,7 @@ class Nursery:
                     return found
                 why = found
         self.plain[what.name] = why
-        self._log.note(f"{what.name} is not started by fork: {why}")
-        return None
+        return why
 
     async def rest(self) -> None:
         """End it; the next `start` wakes it again. Its children live on."""

@@ -107,10 +107,10 @@ def settle() -> None:
 def warm_up(entry_points: Sequence[str]) -> dict[str, Any]:
     """Import and use everything that the servers share."""
     gc.disable()
-    from hostwright_kit import run, run_file  # noqa: F401, PLC0415 - this is what takes the time
+    from hostwright_kit import run  # noqa: PLC0415 - this is what takes the time
 
     learned = learn()
-    import_all(learned)
+    import_all(["hostwright_kit.run_file", *learned])
     asyncio.run(serve_once())
     for name in entry_points:
         # What fails here fails again in the server's own process, and is told in its own log.
