@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import functools
 import logging
 import os
 import select
@@ -23,6 +25,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from fastmcp import FastMCP
 from fastmcp.server.context import reset_transport, set_transport
 from starlette.types import ASGIApp
 
@@ -33,7 +36,7 @@ from hostwright_kit.redact import RedactingFormatter
 from hostwright_kit.runtime import TOKENS_FILE, Runtime, open_runtime
 from hostwright_kit.server import HostServer
 from hostwright_kit.sockets import bind_tcp, is_loopback, parse_address, unix_listener
-from hostwright_kit.stdio import stdio_wire
+from hostwright_kit.stdio import serve_lines, stdio_wire
 from hostwright_kit.tokens import Tokens
 
 ENTRY_POINT_GROUP = "hostwright.servers"
@@ -62,11 +65,42 @@ def serve(name: str, build: Build, *, version: str, argv: list[str] | None = Non
     _exit(code)
 
 
+def serve_object(name: str, load: Callable[[], FastMCP[Any]]) -> None:
+    """Run what `load` returns, over stdio and as it is: no guard of ours; does not return."""
+    _open_missing_streams()
+    _log_to_stderr()
+    try:
+        # What it prints while it is loaded must not reach the client as if it were an answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            app = load()
+        asyncio.run(_run_object(name, app))
+    except HostError as error:
+        print(f"{name}: {error.message}\n  fix: {error.fix}", file=sys.stderr)  # noqa: T201
+        _exit(1)
+    _exit(0)
+
+
+async def _run_object(name: str, app: FastMCP[Any]) -> None:
+    ending = Ending(name)
+    await _until_told(_serve_stdio(app, ending), ending)
+
+
 def main() -> None:
     """`python -m hostwright_kit.run NAME […]`."""
     if len(sys.argv) < 2:
         raise SystemExit("usage: python -m hostwright_kit.run NAME [options]")
-    name = sys.argv[1]
+    serve_installed(sys.argv[1], sys.argv[2:])
+
+
+def serve_installed(name: str, argv: list[str]) -> None:
+    """Run the server that registered `name`; does not return."""
+    build, version = find_installed(name)
+    serve(name, build, version=version, argv=argv)
+
+
+@functools.cache
+def find_installed(name: str) -> tuple[Build, str]:
+    """What builds the server that registered `name`, imported, and its version."""
     found = entry_points(group=ENTRY_POINT_GROUP, name=name)
     if not found:
         raise SystemExit(
@@ -74,8 +108,7 @@ def main() -> None:
             f"Fix: install it (pip install hostwright-{name})."
         )
     point = next(iter(found))
-    version = point.dist.version if point.dist else "0"
-    serve(name, point.load(), version=version, argv=sys.argv[2:])
+    return point.load(), point.dist.version if point.dist else "0"
 
 
 def _open_missing_streams() -> None:
@@ -129,7 +162,7 @@ async def _run(name: str, build: Build, options: argparse.Namespace) -> int:
     link_key = _take_link_key()
     runtime = open_runtime(name, config_file=options.config)
     runtime.link_key = link_key
-    ending = Ending(runtime)
+    ending = Ending(name, lambda: runtime.ledger.close(timeout_seconds=0.5))
     try:
         app = build(runtime)
         if options.http:
@@ -159,8 +192,9 @@ class Ending:
     be holding the event loop itself.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, server: str, flush: Callable[[], object] = lambda: None) -> None:
+        self._server = server
+        self._flush = flush
         self._told, self._tell = os.pipe()
         threading.Thread(target=self._watch, name="ending", daemon=True).start()
 
@@ -171,10 +205,10 @@ class Ending:
     def _watch(self) -> None:
         os.read(self._told, 1)
         time.sleep(LAST_SECONDS)
-        self._runtime.ledger.close(timeout_seconds=0.5)
+        self._flush()
         # Not over logging: its lock may be held by whoever waits for a reader of stderr.
         if select.select([], [2], [], 0)[1]:
-            os.write(2, f"{self._runtime.server} did not end in time and was cut off\n".encode())
+            os.write(2, f"{self._server} did not end in time and was cut off\n".encode())
         os._exit(0)
 
 
@@ -201,14 +235,12 @@ async def _until_told(work: Coroutine[Any, Any, None], ending: Ending) -> None:
             signal.signal(number, handler)
 
 
-async def _serve_stdio(app: HostServer, ending: Ending) -> None:
+async def _serve_stdio(app: FastMCP[Any], ending: Ending) -> None:
     token = set_transport("stdio")
     try:
-        async with app._lifespan_manager(), stdio_wire() as wire:
+        async with stdio_wire() as wire:
             wire.on_end = ending.begin
-            async with wire.streams() as (read, write):
-                server = app._mcp_server
-                await server.run(read, write, server.create_initialization_options())
+            await serve_lines(app, wire)
     finally:
         reset_transport(token)
 

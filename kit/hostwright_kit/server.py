@@ -158,6 +158,7 @@ class GuardMiddleware(Middleware):
 
     def __init__(self, app: HostServer) -> None:
         self._app = app
+        self._validators: dict[str, Draft202012Validator] = {}
 
     async def on_call_tool(
         self,
@@ -223,13 +224,20 @@ class GuardMiddleware(Middleware):
             secret_names=traits.secret_names,
         )
 
+    def _validator(self, name: str, schema: dict[str, Any]) -> Draft202012Validator:
+        """Made once per tool; again if a tool of this name gets another schema."""
+        known = self._validators.get(name)
+        if known is None or known.schema != schema:
+            known = self._validators[name] = Draft202012Validator(schema)
+        return known
+
     async def _validate(self, name: str, arguments: Mapping[str, Any], traits: ToolTraits) -> None:
         """Refuse bad arguments before the owner is asked and before anything is recorded."""
         tool = await self._app.get_tool(name)
         if tool is None:
             raise NotFoundError(f"Unknown tool: {name!r}")
         faults = sorted(
-            Draft202012Validator(tool.parameters).iter_errors(arguments), key=lambda f: f.json_path
+            self._validator(name, tool.parameters).iter_errors(arguments), key=lambda f: f.json_path
         )
         if faults:
             lines = [

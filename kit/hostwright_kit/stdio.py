@@ -14,20 +14,24 @@ import json
 import os
 import stat
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import mcp_types as mcp
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from fastmcp import FastMCP
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from hostwright_kit.errors import HostError
+from hostwright_kit.modern import ModernConnection, opens_modern
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 FINISH_SECONDS = 2.0
+MAX_LEAD = 8
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 
@@ -47,20 +51,60 @@ class LineWire:
         self.on_end: Callable[[], None] = lambda: None
         """Called when the other side has closed its end."""
 
+    async def opening(self) -> list[mcp.JSONRPCMessage]:
+        """What comes first, up to the first request, which decides the era; ends with it."""
+        lead: list[mcp.JSONRPCMessage] = []
+        while (line := await self._next_line()) is not None:
+            message = await self._parse(line)
+            if message is None:
+                continue
+            if isinstance(message, mcp.JSONRPCRequest):
+                return [*lead, message]
+            if len(lead) < MAX_LEAD:
+                lead.append(message)
+        return lead
+
+    async def serve_modern(
+        self, app: FastMCP[Any], state: Any, opening: Sequence[mcp.JSONRPCMessage]
+    ) -> None:
+        """Serve a connection that opened in the era of 2026-07-28."""
+        connection = ModernConnection(app, state, self._send)
+        try:
+            for message in opening:
+                if isinstance(message, mcp.JSONRPCRequest | mcp.JSONRPCNotification):
+                    connection.take(message.model_dump(exclude_unset=True))
+            while (line := await self._next_line()) is not None:
+                if (fields := await self._raw(line)) is not None:
+                    connection.take(fields)
+            self.on_end()
+            await connection.finish(FINISH_SECONDS)
+        finally:
+            await connection.abort()
+
     @asynccontextmanager
-    async def streams(self) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
-        """The two message streams that an MCP server runs on."""
+    async def streams(
+        self, opening: Sequence[mcp.JSONRPCMessage] = ()
+    ) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
+        """The two message streams that an MCP server runs on; `opening` was read already."""
         in_send, in_receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         out_send, out_receive = anyio.create_memory_object_stream[SessionMessage](0)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._read_into, in_send)
+            tasks.start_soon(self._read_into, in_send, opening)
             tasks.start_soon(self._write_from, out_receive)
             yield in_receive, out_send
             tasks.cancel_scope.cancel()
 
-    async def _read_into(self, sink: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+    async def _read_into(
+        self,
+        sink: MemoryObjectSendStream[SessionMessage | Exception],
+        opening: Sequence[mcp.JSONRPCMessage],
+    ) -> None:
         with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             async with sink:
+                for message in opening:
+                    if isinstance(message, mcp.JSONRPCRequest):
+                        self._count(+1)
+                    await sink.send(SessionMessage(message))
                 while (line := await self._next_line()) is not None:
                     message = await self._parse(line)
                     if message is None:
@@ -86,7 +130,7 @@ class LineWire:
                 text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
                 if isinstance(item.message, mcp.JSONRPCResponse | mcp.JSONRPCError):
                     self._count(-1)
-                await self._send(text)
+                await self._send(text.encode() + b"\n")
 
     def _count(self, change: int) -> None:
         """Keep track of requests that were read and not answered yet."""
@@ -140,15 +184,48 @@ class LineWire:
         await self._refuse(code, text, request_id)
         return None
 
+    async def _raw(self, line: bytes) -> dict[str, Any] | None:
+        """A request or a notification as it came; what is neither is answered or dropped."""
+        try:
+            found = from_json(line)
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            fields = cast("dict[str, Any]", found)
+            params = fields.get("params")
+            if (
+                fields.get("jsonrpc") == "2.0"
+                and isinstance(fields.get("method"), str)
+                and (params is None or isinstance(params, dict))
+                and ("id" not in fields or type(fields["id"]) in (int, str))
+            ):
+                return fields
+        await self._parse(line)
+        return None
+
     async def _refuse(self, code: int, text: str, request_id: str | int | None = None) -> None:
         error = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}}
-        await self._send(json.dumps(error))
+        await self._send(json.dumps(error).encode() + b"\n")
 
-    async def _send(self, text: str) -> None:
+    async def _send(self, line: bytes) -> None:
         # A client that hung up wants no answer; the reading side sees the end too.
         with contextlib.suppress(ConnectionError):
-            self._writer.write(text.encode() + b"\n")
+            self._writer.write(line)
             await self._writer.drain()
+
+
+async def serve_lines(app: FastMCP[Any], wire: LineWire) -> None:
+    """Serve one connection until the other side closes it."""
+    server = app._mcp_server
+    async with app._lifespan_manager():
+        opening = await wire.opening()
+        last = opening[-1] if opening else None
+        if isinstance(last, mcp.JSONRPCRequest) and opens_modern(last.method, last.params):
+            async with server.lifespan(server) as state:
+                await wire.serve_modern(app, state, opening)
+        else:
+            async with wire.streams(opening) as (read, write):
+                await server.run(read, write, server.create_initialization_options())
 
 
 @asynccontextmanager

@@ -1,8 +1,9 @@
 """Manifests: how one server is run, as a strict model.
 
-Ours by `entry_point`, third-party ones by `command` (stdio) or `url` (streamable HTTP); unknown
-keys are refused. Also what a manifest means for one start: its argv, its expanded variables, its
-program. Touches nothing; `manifest_files` reads the TOML files.
+Ours by `entry_point`, a FastMCP server in a file of the owner's by `fastmcp`, third-party ones by
+`command` (stdio) or `url` (streamable HTTP); unknown keys are refused. Also what a manifest means
+for one start: its argv, its expanded variables, its program. Touches nothing; `manifest_files`
+reads the TOML files.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ SUPERVISOR = "hostwright"
 """The supervisor's own server in the gateway; no other may be called so."""
 OURS_SLEEP_AFTER_SECONDS = 600.0
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+_KINDS = ("entry_point", "fastmcp", "command", "url")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 # `$${VAR}` stands for a literal `${VAR}`; `${VAR:-text}` has a default, as in .mcp.json files.
 _REFERENCE = re.compile(r"(?P<escape>\$?)\$\{(?P<name>[^}:]*)(?::-(?P<default>[^}]*))?\}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -112,6 +115,9 @@ class Manifest(BaseModel):
         default=None, min_length=1, description=f"A name in the group {ENTRY_POINT_GROUP}."
     )
     command: Words | None = Field(default=None, min_length=1, description="argv; stdio.")
+    fastmcp: str | None = Field(
+        default=None, max_length=4_000, description="FILE:OBJECT, a FastMCP server of the owner's."
+    )
     url: str | None = Field(
         default=None, pattern=r"^https?://[^\s/]+", description="Streamable HTTP endpoint."
     )
@@ -120,6 +126,10 @@ class Manifest(BaseModel):
         default_factory=dict, description="Variables; `${NAME}` is taken from the daemon's."
     )
     cwd: str | None = Field(default=None, description="Absolute, or from ~.")
+    preload: Words = Field(
+        default=(),
+        description="Modules that are slow to import, to have loaded before it is started.",
+    )
     era: Literal["auto", "modern", "legacy"] = Field(
         default="auto", description="Protocol revision: 2026-07-28, or the ones with initialize."
     )
@@ -188,6 +198,25 @@ class Manifest(BaseModel):
             raise ValueError("is not absolute; write it from / or ~")
         return value
 
+    @field_validator("fastmcp")
+    @classmethod
+    def _file_and_object(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        file, _, name = value.rpartition(":")
+        if not file or not _MODULE.match(name) or "\0" in value:
+            raise ValueError("needs FILE:OBJECT, such as ~/notes/server.py:mcp")
+        if not Path(file).expanduser().is_absolute():
+            raise ValueError("is not absolute; write it from / or ~")
+        return value
+
+    @field_validator("preload")
+    @classmethod
+    def _modules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if bad := [name for name in value if not _MODULE.match(name)]:
+            raise ValueError(f"{bad[0]!r} is no name of a module")
+        return value
+
     @field_validator("command")
     @classmethod
     def _program(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -197,12 +226,14 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Manifest:
-        given = [key for key in ("entry_point", "command", "url") if getattr(self, key) is not None]
+        given = [key for key in _KINDS if getattr(self, key) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
-            raise ValueError(f"needs exactly one of entry_point, command, url; it has {found}")
+            raise ValueError(f"needs exactly one of {', '.join(_KINDS)}; it has {found}")
         if self.url is None and self.headers:
             raise ValueError("headers need a url")
+        if self.preload and self.entry_point is None and self.fastmcp is None:
+            raise ValueError("preload needs an entry_point or fastmcp; only these can be forked")
         if self.url is not None and (self.env or self.cwd):
             raise ValueError("env and cwd have no meaning with a url")
         return self
@@ -216,6 +247,14 @@ class Manifest(BaseModel):
         if self.name in (*self.requires, *self.after):
             raise ValueError("it cannot require, or come after, itself")
         return self
+
+
+class Fork(BaseModel, frozen=True):
+    """What a program is, for whoever can start it by fork instead of executing it."""
+
+    kind: Literal["entry_point", "file"]
+    target: str = Field(description="The entry point's name, or FILE:OBJECT.")
+    preload: tuple[str, ...] = Field(default=(), description="Modules to have loaded before.")
 
 
 class Expanded(BaseModel, frozen=True):
@@ -236,12 +275,26 @@ def argv_for(manifest: Manifest) -> tuple[str, ...]:
     if manifest.command is not None:
         return manifest.command
     if manifest.entry_point is not None:
-        return (sys.executable, "-m", "hostwright_kit.run", manifest.entry_point)
+        # -P: the folder it is started in is no place to import from.
+        return (sys.executable, "-P", "-m", "hostwright_kit.run", manifest.entry_point)
+    if manifest.fastmcp is not None:
+        target = str(Path(manifest.fastmcp).expanduser())
+        return (sys.executable, "-P", "-m", "hostwright_kit.run_file", target)
     raise HostError(
         f"The server {manifest.name} is remote ({manifest.url}); there is no process to start.",
         fix="Reach it through its url.",
         code="remote_server",
     )
+
+
+def fork_for(manifest: Manifest) -> Fork | None:
+    """The same for a start by fork; None for what is not Python of this very environment."""
+    if manifest.entry_point is not None:
+        return Fork(kind="entry_point", target=manifest.entry_point, preload=manifest.preload)
+    if manifest.fastmcp is not None:
+        target = str(Path(manifest.fastmcp).expanduser())
+        return Fork(kind="file", target=target, preload=manifest.preload)
+    return None
 
 
 def expand(manifest: Manifest, environ: Mapping[str, str]) -> Expanded:

@@ -296,6 +296,10 @@ def _cannot_run(
             f"No installed distribution offers the server {manifest.entry_point!r}.",
             f"Install it (pip install hostwright-{manifest.entry_point}), or set enabled = false.",
         )
+    if manifest.fastmcp is not None:
+        program = Path(manifest.fastmcp.rpartition(":")[0]).expanduser()
+        if not program.is_file():
+            report("fastmcp", f"The file {program} does not exist.", "Correct it: FILE:OBJECT.")
     folder = manifest.folder
     if folder is not None and not folder.is_dir():
         report("cwd", f"The folder {folder} does not exist.", f"Create it: mkdir -p {folder}.")

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostwright.manifest import Manifest, ToolFilter, argv_for, executable_for, expand
+from hostwright.keeper.environment import build_environment
+from hostwright.manifest import (
+    Fork,
+    Manifest,
+    ToolFilter,
+    argv_for,
+    executable_for,
+    expand,
+    fork_for,
+)
 from hostwright.manifest_files import (
     Problem,
     _line_of,
@@ -96,6 +105,12 @@ def test_every_problem_of_every_file_at_once_with_its_line(tmp_path: Path) -> No
         'command = ["cat"]\n[restart]\nfirst_delay_seconds = 9\nmax_delay_seconds = 1',
         'command = ["cat"]\n[restart]\njitter = 1.5',
         'command = ["cat"]\n[health]\ninterval_seconds = true',
+        'fastmcp = "/srv/notes.py"',
+        'fastmcp = "notes.py:mcp"',
+        'fastmcp = "/srv/notes.py:not a name"',
+        'fastmcp = "/srv/notes.py:mcp"\ncommand = ["cat"]',
+        'command = ["cat"]\npreload = ["numpy"]',
+        'entry_point = "system"\npreload = ["numpy; import os"]',
     ],
 )
 def test_what_is_not_a_manifest_is_refused(tmp_path: Path, body: str) -> None:
@@ -140,7 +155,7 @@ def test_the_suites_own_manifests_are_right() -> None:
     manifests, problems = load_manifests([suite_folder()], environ=ENV)
     assert [p for p in problems if p.level == "error"] == []
     system = next(m for m in manifests if m.name == "system")
-    assert argv_for(system) == (sys.executable, "-m", "hostwright_kit.run", "system")
+    assert argv_for(system) == (sys.executable, "-P", "-m", "hostwright_kit.run", "system")
     assert "system" in installed_servers()
 
 
@@ -166,6 +181,19 @@ def test_variables_expand_and_all_missing_ones_are_named(tmp_path: Path) -> None
     with pytest.raises(HostError, match="HERE") as caught:
         expand(manifests[0], {})
     assert caught.value.fix
+
+
+def test_a_fastmcp_server_in_a_file_of_the_owners(tmp_path: Path) -> None:
+    write(tmp_path, "x", 'name = "x"\n\nfastmcp = "~/none-such.py:app.mcp"\npreload = ["numpy"]\n')
+    (x,), (problem,) = load(tmp_path)
+    target = f"{Path.home()}/none-such.py:app.mcp"
+    assert argv_for(x) == (sys.executable, "-P", "-m", "hostwright_kit.run_file", target)
+    assert fork_for(x) == Fork(kind="file", target=target, preload=("numpy",))
+    assert (problem.key, problem.line) == ("fastmcp", 3)
+    # A stranger's code, whoever wrote the file: nothing exported reaches it unasked.
+    env = build_environment(x, {"PATH": "/bin", "API_TOKEN": "x", "EDITOR": "vi"}, {}, "mark")
+    assert env == {"PATH": "/bin", "HOSTWRIGHT_CHILD": "mark"}
+    assert fork_for(Manifest(name="y", command=("cat",))) is None
 
 
 def test_a_disabled_manifest_may_lack_what_it_needs(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from hostwright.keeper.child import Child
+from hostwright.keeper.child import Child, StartByFork
 from hostwright.keeper.groups import Groups
 from hostwright.keeper.needs import Block
 from hostwright.keeper.records import Records
@@ -52,3 +52,4 @@ class Surroundings:
     changed: Callable[[], None]
     """A server is in another state."""
     groups: Groups
+    by_fork: StartByFork | None = None

@@ -12,16 +12,17 @@ thread that forked. The fork and exec themselves block for about a millisecond.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal, Protocol
 
 import psutil
 from pydantic import BaseModel, Field
@@ -29,7 +30,7 @@ from pydantic import BaseModel, Field
 from hostwright.keeper import launch, processes
 from hostwright.keeper.logs import Drain, ServerLog
 from hostwright.keeper.processes import Family, ProcessId
-from hostwright.manifest import executable_for
+from hostwright.manifest import Fork, executable_for
 from hostwright_kit.errors import HostError
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -47,6 +48,28 @@ class Launch(BaseModel, frozen=True):
     cwd: Path | None = None
     pass_fds: tuple[int, ...] = ()
     mark: str = Field(default_factory=lambda: str(uuid.uuid4()))
+    fork: Fork | None = Field(default=None, description="None: only by executing argv.")
+    rlimits: dict[str, tuple[int, int]] = Field(
+        default_factory=dict, description="RLIMIT_… to its soft and hard bound. Linux."
+    )
+    cgroup: Path | None = Field(default=None, description="The folder of its own. Linux.")
+
+
+class Process(Protocol):
+    """A process of ours by its pipes, however it was started."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+    stderr: IO[bytes] | None
+
+    def wait(self) -> int:
+        """Take its exit status; negative for a signal."""
+        ...
+
+
+StartByFork = Callable[[Launch], Awaitable[Process | str]]
+"""Starts a process by fork, or says why that is not possible now."""
 
 
 class Exit(BaseModel, frozen=True):
@@ -79,7 +102,7 @@ class Child:
     _stdout_transport: asyncio.ReadTransport
     _drain: Drain
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], mark: str) -> None:
+    def __init__(self, name: str, process: Process, mark: str) -> None:
         self.name = name
         self.pid = process.pid
         self.started_at = datetime.now(UTC)
@@ -91,9 +114,23 @@ class Child:
         self._stopping: asyncio.Task[StopResult] | None = None
 
     @classmethod
-    async def start(cls, what: Launch, log: ServerLog, *, use_pidfd: bool = True) -> Child:
+    async def start(
+        cls,
+        what: Launch,
+        log: ServerLog,
+        *,
+        use_pidfd: bool = True,
+        by_fork: StartByFork | None = None,
+    ) -> Child:
         """Start it; a program that cannot be executed is a `HostError`."""
-        process = _spawn(what)
+        _check(what)
+        process: Process | str = ""
+        if by_fork is not None and what.fork is not None:
+            process = await by_fork(what)
+        if isinstance(process, str):
+            if process:
+                log.note(f"not by fork: {process}")
+            process = _spawn(what)
         child = cls(what.name, process, what.mark)
         try:
             child._watch_exit(use_pidfd=use_pidfd)
@@ -259,14 +296,8 @@ def _spawn(what: Launch) -> subprocess.Popen[bytes]:
     if processes.LINUX:
         command = (
             *(sys.executable, "-I", "-S", launch.__file__),
-            *(str(os.getpid()), program),
+            *(str(os.getpid()), _limits(what), program),
             *what.argv,
-        )
-    if what.cwd is not None and not what.cwd.is_dir():
-        raise HostError(
-            f"The working folder {what.cwd} of {what.name} does not exist.",
-            fix=f"Create it (mkdir -p {what.cwd}), or correct cwd in the manifest.",
-            code="folder_missing",
         )
     try:
         return subprocess.Popen(
@@ -277,7 +308,7 @@ def _spawn(what: Launch) -> subprocess.Popen[bytes]:
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=what.cwd,
-            env=_checked(what),
+            env=what.env,
             start_new_session=True,
             pass_fds=what.pass_fds,
         )
@@ -290,7 +321,18 @@ def _spawn(what: Launch) -> subprocess.Popen[bytes]:
         ) from error
 
 
-def _checked(what: Launch) -> Mapping[str, str]:
+def _limits(what: Launch) -> str:
+    cgroup = str(what.cgroup) if what.cgroup else None
+    return json.dumps({"cgroup": cgroup, "rlimits": what.rlimits})
+
+
+def _check(what: Launch) -> None:
+    if what.cwd is not None and not what.cwd.is_dir():
+        raise HostError(
+            f"The working folder {what.cwd} of {what.name} does not exist.",
+            fix=f"Create it (mkdir -p {what.cwd}), or correct cwd in the manifest.",
+            code="folder_missing",
+        )
     bad = [key for key, value in what.env.items() if "\0" in key + value or not key or "=" in key]
     if bad:
         raise HostError(
@@ -298,7 +340,6 @@ def _checked(what: Launch) -> Mapping[str, str]:
             fix="Names without '=', values without NUL characters.",
             code="bad_environment",
         )
-    return what.env
 
 
 def _signal_name(number: int) -> str:

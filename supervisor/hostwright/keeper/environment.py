@@ -24,6 +24,8 @@ _ORDINARY = frozenset(
         *("XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY", "DBUS_SESSION_BUS_ADDRESS"),
     }
 )
+# Read when an interpreter or the C library starts: no fork can give a child other ones.
+AT_EXEC = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "OPENBLAS_", "OMP_", "MKL_", "BLIS_")
 # Of the process that it was set for, never of another one.
 _PERSONAL = frozenset({MARK, "HOSTWRIGHT_LINK_FD"})
 
@@ -35,6 +37,21 @@ def build_environment(
     passes = _passes_to_ours if manifest.entry_point else _passes_to_others
     inherited = {name: value for name, value in environ.items() if passes(name)}
     return {**inherited, **added, MARK: mark}
+
+
+def for_zygote(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the zygote is started with: nothing that a server is given, so no secret.
+
+    Beside the ordinary, what an interpreter and the C library read when they start, because the
+    zygote's is its children's; whoever needs another one is not forked.
+    """
+    found = {
+        name: value
+        for name, value in environ.items()
+        if (_passes_to_others(name) or name.startswith(AT_EXEC)) and not is_secret_name(name)
+    }
+    # Else setting the title would write over the environment, which must stay readable (marks).
+    return {**found, "SPT_NOENV": "1"}
 
 
 def _passes_to_others(name: str) -> bool:

@@ -41,11 +41,14 @@ from hostwright.keeper.status import (
     ServerReady,
     ServerStatus,
 )
-from hostwright.manifest import Manifest
+from hostwright.manifest import Manifest, fork_for
+from hostwright.zygote.nursery import Nursery
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import ensure_private
 from hostwright_kit.redact import redact_text
 
+ZYGOTE_LOG = "_zygote.log"
+"""Beside the servers' logs; no server can have this name."""
 LOOK_SECONDS = 5.0
 LOOK_PAUSE_SECONDS = 0.2
 
@@ -99,6 +102,7 @@ class Keeper:
         self._activity = activity
         self._on_all_asleep = on_all_asleep
         self._asleep = False
+        self._resting: asyncio.Task[None] | None = None
         self._reconsidering: asyncio.Handle | None = None
         self._reloading = asyncio.Lock()
         self._groups = Groups()
@@ -116,6 +120,8 @@ class Keeper:
         self._looking: asyncio.Task[None] | None = None
         self._look_now = asyncio.Event()
         self._strays: dict[ProcessId, float] = {}
+        self.zygote: Nursery | None = None
+        """What starts servers by fork, where there are such and the system can; see its `rest`."""
 
     async def open(self) -> Survivors:
         """Become the one daemon on these folders, and end what an earlier one left running."""
@@ -138,6 +144,7 @@ class Keeper:
                 ", ".join(survivors.servers),
                 f"; these could not be ended: {survivors.left}" if survivors.left else "",
             )
+        self.zygote = self._nursery(records)
         self._around = Surroundings(
             records=records,
             environ=self._environ,
@@ -150,6 +157,7 @@ class Keeper:
             blocked=self._blocked,
             changed=self._changed,
             groups=self._groups,
+            by_fork=self.zygote.start if self.zygote else None,
         )
         for manifest in self._manifests:
             self._servers[manifest.name] = self._make(manifest)
@@ -172,6 +180,8 @@ class Keeper:
         finally:
             if self._reconsidering:
                 self._reconsidering.cancel()
+            if self.zygote is not None:
+                await self.zygote.close()
             for server in self._servers.values():
                 await asyncio.to_thread(server.log.close)
             self._lock.release()
@@ -304,11 +314,25 @@ class Keeper:
         states = {server.state for server in self._servers.values()}
         asleep = State.HIBERNATED in states and states <= AT_REST
         if asleep and not self._asleep:
+            if self.zygote is not None:
+                self._resting = asyncio.create_task(self.zygote.rest())
             try:
                 self._on_all_asleep()
             except Exception:  # noqa: BLE001 - and logged, as in `_tell`
                 _log.exception("A listener failed on everything being asleep")
         self._asleep = asleep
+
+    def _nursery(self, records: Records) -> Nursery | None:
+        """It warms up at once when a server that will be started can be forked."""
+        forks = [(one, fork) for one in self._manifests if (fork := fork_for(one)) is not None]
+        if not forks or not processes.LINUX:
+            return None
+        names = [fork.target for one, fork in forks if fork.kind == "entry_point" and one.enabled]
+        log = ServerLog(self._state_dir / "logs" / ZYGOTE_LOG, self._redact)
+        nursery = Nursery(records, log, self._environ, names)
+        if any(one.enabled for one, _ in forks):
+            nursery.wake()
+        return nursery
 
     def _server(self, name: str) -> Server:
         try:

@@ -1,6 +1,8 @@
 """Executed before a server: asks the kernel to end it together with the daemon, then becomes it.
 
-    python -I -S launch.py DAEMON_PID PROGRAM ARGV0 ARGV1 …
+    python -I -S launch.py DAEMON_PID LIMITS PROGRAM ARGV0 ARGV1 …
+
+LIMITS is JSON: {"cgroup": FOLDER or null, "rlimits": {"RLIMIT_NOFILE": [SOFT, HARD], …}}.
 
 PR_SET_PDEATHSIG (prctl(2)) belongs to the process that asks for it and survives execve(2), so it
 is asked for here, after the fork, in a fresh single-threaded interpreter: a `preexec_fn` would run
@@ -9,7 +11,9 @@ Standard library only and no import of ours: it runs without site-packages. Linu
 """
 
 import ctypes
+import json
 import os
+import resource
 import signal
 import sys
 
@@ -18,7 +22,13 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Never returns."""
-    daemon, program, argv = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    daemon, limits = int(sys.argv[1]), json.loads(sys.argv[2])
+    program, argv = sys.argv[3], sys.argv[4:]
+    if limits["cgroup"] is not None:
+        with open(f"{limits['cgroup']}/cgroup.procs", "w") as file:  # noqa: PTH123 - no pathlib here
+            file.write("0")
+    for name, bounds in limits["rlimits"].items():
+        resource.setrlimit(getattr(resource, name), tuple(bounds))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         sys.exit(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
     if os.getppid() != daemon:

@@ -11,7 +11,7 @@ from hostwright.keeper.child import Child, Launch
 from hostwright.keeper.environment import build_environment
 from hostwright.keeper.groups import Group
 from hostwright.keeper.logs import ServerLog
-from hostwright.manifest import Manifest, argv_for, expand
+from hostwright.manifest import Manifest, argv_for, expand, fork_for
 from hostwright_kit.errors import HostError
 
 _log = logging.getLogger(__name__)
@@ -41,12 +41,15 @@ async def open_target(manifest: Manifest, around: Surroundings, log: ServerLog) 
                 env={},
                 cwd=manifest.folder,
                 pass_fds=extras.pass_fds,
+                fork=fork_for(manifest),
             )
             added = {**expanded.env, **extras.env}
             env = build_environment(manifest, around.environ, added, what.mark)
             await around.records.begin(what.mark, manifest.name)
             try:
-                child = await Child.start(what.model_copy(update={"env": env}), log)
+                child = await Child.start(
+                    what.model_copy(update={"env": env}), log, by_fork=around.by_fork
+                )
             except BaseException:
                 await around.records.ended(what.mark)
                 raise

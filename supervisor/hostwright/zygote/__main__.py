@@ -1,0 +1,48 @@
+"""`python -P -m hostwright.zygote DESCRIPTOR [ENTRY_POINT …]`: the daemon starts it so.
+
+What returns from `serve` is a forked child; it leaves the zygote's frames behind before it becomes
+a server, and ends as any program does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import setproctitle
+
+from hostwright.keeper.processes import MARK
+from hostwright.zygote import warm
+from hostwright.zygote.birth import Marker
+from hostwright.zygote.job import Job
+from hostwright.zygote.parent import Parent
+
+
+def main() -> None:
+    """Warm up, then fork; in a child: be the server."""
+    os.dup2(2, 1)  # stdout leads nowhere
+    marker = Marker(MARK)
+    setproctitle.setproctitle("hostwright: zygote")
+    parent = Parent(int(sys.argv[1]), marker)
+    names = sys.argv[2:]
+    parent.prepare(lambda: warm.warm_up(names))
+    job = parent.serve()
+    del parent
+    run(job)
+
+
+def run(job: Job) -> None:
+    """Serve; does not return."""
+    from hostwright_kit.run import serve_installed  # noqa: PLC0415 - loaded, as the point is
+    from hostwright_kit.run_file import serve_file  # noqa: PLC0415
+
+    if job.kind == "entry_point":
+        sys.argv = [f"hostwright-{job.target}"]
+        serve_installed(job.target, [])
+    else:
+        sys.argv = [job.target.rpartition(":")[0]]
+        serve_file(job.target)
+
+
+if __name__ == "__main__":
+    main()

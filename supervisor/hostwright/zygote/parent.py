@@ -1,0 +1,154 @@
+"""The zygote's loop: takes descriptors from the daemon, forks, tells the pid.
+
+One message is one packet of JSON with descriptors beside it, over a SOCK_SEQPACKET pair inherited
+from the daemon (docs/zygote.md). It never reads what a server is given (see `job.py`).
+
+A child is forked twice over: the one in between ends at once, so that the kernel hands the child to
+the daemon (PR_SET_CHILD_SUBREAPER), which then is its parent in every sense: it waits for it, and
+its death kills it. What happens to the zygote is nothing to its children.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hostwright.zygote import warm
+from hostwright.zygote.birth import PR_SET_PDEATHSIG, Marker, become
+from hostwright.zygote.job import STALE, Job
+
+MAX_PACKET = 64 * 1024
+MAX_DESCRIPTORS = 253  # SCM_MAX_FD
+
+
+class Parent:
+    """The process that forks; a template is a second one, forked from the first."""
+
+    def __init__(self, control: int, marker: Marker) -> None:
+        self._control = socket.socket(fileno=control)
+        self._marker = marker
+        self._fingerprint = warm.Fingerprint()
+        self._templates: list[int] = []
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+
+    def ready(self, **facts: Any) -> None:
+        """Tell that forking may begin."""
+        self._say(ready=True, **facts)
+
+    def serve(self) -> Job:
+        """Fork on demand. Returns in a child, never here; ends when the daemon hangs up."""
+        while True:
+            packet, handles, _, _ = socket.recv_fds(self._control, MAX_PACKET, MAX_DESCRIPTORS)
+            if not packet:
+                os._exit(0)
+            request = json.loads(packet)
+            if "preload" in request:
+                self._branch(request["preload"], handles)
+            elif (job := self._deliver(request["id"], handles)) is not None:
+                return job
+
+    def _deliver(self, number: int, handles: Sequence[int]) -> Job | None:
+        """Fork one server. Returns its job in the child, None here."""
+        why = self._unfit(handles)
+        pid = None
+        if why is None:
+            reading, writing = os.pipe()
+            try:
+                middle = os.fork()
+            except OSError as error:
+                why, middle = f"fork: {error.strerror}", -1
+            if middle == 0:
+                _fork_and_leave(writing)
+                return self._be_born(handles)
+            os.close(writing)
+            if middle > 0:
+                pid = int(os.read(reading, 20) or 0)
+                os.waitpid(middle, 0)
+                why = None if pid else "the second fork failed"
+            os.close(reading)
+        for handle in handles:
+            os.close(handle)
+        if why is None:
+            self._say(id=number, pid=pid)
+        else:
+            self._say(id=number, refused=why)
+        return None
+
+    def _be_born(self, handles: Sequence[int]) -> Job:
+        self._control.detach()
+        file, gate, *passed = handles
+        job = Job.from_file(file)
+        become(job, gate, passed, self._marker, self._umask)
+        return job
+
+    def _unfit(self, handles: Sequence[int]) -> str | None:
+        """Why nothing may be forked from here now, if so."""
+        self._templates = [one for one in self._templates if os.waitpid(one, os.WNOHANG)[0] == 0]
+        if (changed := self._fingerprint.changed()) is not None:
+            return f"{STALE}: {changed} has changed since it was loaded"
+        return warm.why_not_alone([self._control.fileno(), *handles])
+
+    def _branch(self, modules: Sequence[str], handles: Sequence[int]) -> None:
+        """Fork a template that has these modules loaded too; it serves the passed socket."""
+        (control,) = handles
+        me = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(control)  # the daemon sees the end of it
+            return
+        if pid:
+            os.close(control)
+            self._templates.append(pid)
+            return
+        # It lives and dies with the first; children of either are the daemon's.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != me:
+            os._exit(0)
+        self._control.close()
+        self._control = socket.socket(fileno=control)
+        self._templates = []
+        self.prepare(lambda: warm.preload(modules))
+
+    def prepare(self, work: Callable[[], dict[str, Any]]) -> None:
+        """Do what is to be done before forking; say ready, or why not and end."""
+        try:
+            facts = work()
+        except warm.UnfitError as error:
+            self._say(refused=str(error), culprit=error.culprit)
+            os._exit(0)
+        why = "its environment block cannot be written" if not self._marker.usable else None
+        why = why or warm.why_not_alone([self._control.fileno()])
+        if why is not None:
+            self._say(refused=why)
+            os._exit(0)
+        self._fingerprint.extend()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # or every child would write it again
+        warm.settle()
+        self.ready(**facts)
+
+    def _say(self, **message: Any) -> None:
+        try:
+            self._control.send(json.dumps(message).encode())
+        except ConnectionError:
+            os._exit(0)
+
+
+def _fork_and_leave(writing: int) -> None:
+    """In the process between: fork the server, tell its pid, end. Returns in the server."""
+    try:
+        child = os.fork()
+        if child:
+            os.write(writing, str(child).encode())
+    except BaseException:  # noqa: BLE001 - nothing of the zygote's may run on in here
+        os._exit(1)
+    if child:
+        os._exit(0)

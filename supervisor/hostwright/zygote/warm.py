@@ -1,0 +1,269 @@
+"""What the zygote pays once so that its children need not: imports, caches; and the proof that it
+may fork at all.
+
+A fork copies one thread. Had an import started another, the child would find its locks held by
+nobody; so exactly one thread must exist, and no descriptor that a library opened for itself.
+Which modules a server imports only while it serves is learned from a child that serves once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# BLAS libraries start a thread per core when they are loaded; with one there is none.
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+PROBE_SECONDS = 20
+_MODERN = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "zygote", "version": "0"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+logger = logging.getLogger(__name__)
+
+
+class UnfitError(Exception):
+    """Nothing can be forked from here; says why."""
+
+    def __init__(self, reason: str, culprit: str | None = None) -> None:
+        super().__init__(reason)
+        self.culprit = culprit
+        """The server without which it could be."""
+
+
+class Fingerprint:
+    """What was loaded, so that an upgrade under a running zygote is noticed before the next fork.
+
+    An installation changes its site-packages folder; files outside of them (a checkout that is
+    installed as editable) are looked at one by one.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+        self.extend()
+
+    def extend(self) -> None:
+        """Add what was loaded since; what was known before keeps its time."""
+        library = sysconfig.get_paths()["stdlib"]
+        folders = {path for path in sys.path if path.endswith("-packages")}
+        files = {
+            file
+            for module in list(sys.modules.values())
+            if (file := getattr(module, "__file__", None))
+            and not file.startswith((library, *folders))
+        }
+        for path in folders | files:
+            self._times.setdefault(path, _time(path))
+
+    def changed(self) -> str | None:
+        """A path that is not as it was."""
+        return next((path for path, time in self._times.items() if _time(path) != time), None)
+
+
+def _time(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def why_not_alone(known: Sequence[int]) -> str | None:
+    """Why a fork would not be safe now, if so; `known` are the descriptors that are our own."""
+    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - counted, not opened
+    if threads != 1:
+        return f"{threads} threads run in it"
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        if int(name) > 2 and int(name) not in known:
+            with contextlib.suppress(OSError):  # the listing's own
+                what = Path("/proc/self/fd", name).readlink()
+                return f"an import left a descriptor open ({what})"
+    return None
+
+
+def settle() -> None:
+    """Give back what warming up left, and keep the collector off what stays."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def warm_up(entry_points: Sequence[str]) -> dict[str, Any]:
+    """Import and use everything that the servers share."""
+    gc.disable()
+    from hostwright_kit import run  # noqa: PLC0415 - this is what takes the time
+
+    learned = learn()
+    import_all(["hostwright_kit.run_file", *learned])
+    asyncio.run(serve_once())
+    for name in entry_points:
+        # What fails here fails again in the server's own process, and is told in its own log.
+        with contextlib.suppress(Exception):
+            run.find_installed(name)
+        if (why := _threads()) is not None:
+            raise UnfitError(f"importing the server {name} leaves {why}", culprit=name)
+    return {"modules": len(sys.modules), "learned": len(learned)}
+
+
+def preload(modules: Sequence[str]) -> dict[str, Any]:
+    """Import what a template is made for."""
+    gc.unfreeze()
+    for name in ONE_THREAD:
+        os.environ[name] = "1"
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise UnfitError(f"preload {name!r}: {type(error).__name__}: {error}") from error
+        if (why := _threads()) is not None:
+            raise UnfitError(f"importing {name} leaves {why}")
+    return {"modules": len(sys.modules)}
+
+
+def _threads() -> str | None:
+    count = len(os.listdir("/proc/self/task"))  # noqa: PTH208
+    return f"{count} threads" if count != 1 else None
+
+
+def import_all(modules: Sequence[str]) -> None:
+    """Import them; one that cannot be imported outside of its place is left out."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - and logged
+            logger.info("%s is not imported ahead: %s", name, error)
+
+
+def requests() -> list[dict[str, Any]]:
+    """What a gateway asks a server: what it is, what it offers, two calls."""
+
+    def ask(number: int, method: str, **params: Any) -> dict[str, Any]:
+        return {"id": number, "method": method, "params": {**params, "_meta": _MODERN}}
+
+    return [
+        ask(1, "server/discover"),
+        ask(2, "tools/list"),
+        ask(3, "resources/list"),
+        ask(4, "prompts/list"),
+        ask(5, "tools/call", name="in_a_thread", arguments={"text": "a"}),
+        ask(6, "tools/call", name="loaded", arguments={}),
+    ]
+
+
+def learn() -> list[str]:
+    """Which modules a server imports while it serves: asked of a forked child that does."""
+    ours, theirs = socket.socketpair()
+    folder = tempfile.mkdtemp(prefix="hostwright-zygote-")
+    before = frozenset(sys.modules)
+    try:
+        child = os.fork()
+        if child == 0:
+            _serve_as_probe(theirs, folder, before)
+        theirs.close()
+        try:
+            return _ask_probe(ours)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    finally:
+        ours.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask_probe(ours: socket.socket) -> list[str]:
+    ours.settimeout(PROBE_SECONDS)
+    asked = requests()
+    try:
+        with ours.makefile("rwb") as stream:
+            for request in asked:
+                stream.write(json.dumps({"jsonrpc": "2.0", **request}).encode() + b"\n")
+            stream.flush()
+            for line in stream:
+                answer = json.loads(line)
+                if answer.get("id") == asked[-1]["id"]:
+                    names: list[str] = answer["result"]["structuredContent"]["result"]
+                    return names
+    except (OSError, ValueError, KeyError) as error:
+        raise UnfitError(f"a server forked on trial gave no answer: {error}") from error
+    raise UnfitError("a server forked on trial ended before it answered")
+
+
+def _serve_as_probe(sock: socket.socket, folder: str, before: frozenset[str]) -> None:
+    try:
+        # Its own folders: it must find, and leave, nothing of the installation's.
+        for name in ("STATE", "CONFIG", "RUNTIME"):
+            os.environ[f"HOSTWRIGHT_{name}_DIR"] = str(Path(folder, name.lower()))
+        os.dup2(sock.fileno(), 0)
+        os.dup2(sock.fileno(), 1)
+        from hostwright_kit import run  # noqa: PLC0415 - loaded already
+        from hostwright_kit.runtime import Runtime  # noqa: PLC0415
+        from hostwright_kit.server import HostServer  # noqa: PLC0415
+
+        def build(runtime: Runtime) -> HostServer:
+            app = HostServer("zygote-probe", version="0", instructions="", runtime=runtime)
+            app.read_tool()(in_a_thread)
+            app.read_tool()(loaded)
+            return app
+
+        def in_a_thread(text: str) -> str:
+            return text
+
+        async def loaded() -> list[str]:
+            found = set(sys.modules) - before
+            return sorted(name for name in found if not name.startswith("__"))
+
+        run.serve("zygote-probe", build, version="0", argv=[])
+    finally:
+        os._exit(1)
+
+
+async def serve_once() -> None:
+    """One server and one client in this process: fills the caches that filling takes time.
+
+    No tool that runs in a thread, no ledger, no file: nothing may outlast it.
+    """
+    from fastmcp import FastMCP  # noqa: PLC0415 - loaded already
+
+    from hostwright_kit.stdio import LineWire, serve_lines  # noqa: PLC0415
+
+    app: Any = FastMCP("warm")
+    call: Callable[..., Any] = app.tool
+
+    async def in_a_thread(text: str) -> dict[str, str]:
+        return {"text": text}
+
+    async def loaded() -> list[str]:
+        return []
+
+    call(in_a_thread)
+    call(loaded)
+    ours, theirs = socket.socketpair()
+    their_reader, their_writer = await asyncio.open_connection(sock=theirs)
+    serving = asyncio.create_task(serve_lines(app, LineWire(their_reader, their_writer)))
+    reader, writer = await asyncio.open_connection(sock=ours)
+    try:
+        for request in requests():
+            writer.write(json.dumps({"jsonrpc": "2.0", **request}).encode() + b"\n")
+            await reader.readline()
+    finally:
+        writer.close()
+        await serving
+        their_writer.close()
+        for one in (writer, their_writer):
+            await one.wait_closed()
