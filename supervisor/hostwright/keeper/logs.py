@@ -10,7 +10,7 @@ key. A line that a crash tore is ended when the file is next opened, and shown a
 
 One thread per running server reads its pipe, another one writes the file while there is something
 to write: neither the event loop nor a server waits for the disk, and what a disk is too slow for is
-counted. `tail` and `records` block (files); `follow` is asyncio.
+counted. Read by `logtail`.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Literal
 
+from hostwright.keeper.logtail import CONTROL, follow, records, show, tail
 from hostwright.manifest_rules import LogRules
 from hostwright_kit.clock import utc_now
 
-MAX_KEEP = 100
 MAX_LINE_CHARS = 8_192
 # Longer than a line may be shown, so that a secret is whole when it is masked, and then cut.
 MAX_LINE_BYTES = 4 * MAX_LINE_CHARS
 LINES_PER_SECOND = 2_000
 BYTES_PER_SECOND = 1024 * 1024
 REMEMBERED_LINES = 20
-MAX_TAIL_LINES = 10_000
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
 LINGER_SECONDS = 0.5
 FLUSH_SECONDS = 5.0
 
+__all__ = ["Drain", "ServerLog", "follow", "records", "show", "tail"]
+
 _ANSI = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PEM_BEGIN = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY")
 _PEM_END = re.compile(r"-----END [A-Z ]*-----")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]{40,}\s*\Z")
@@ -173,7 +173,7 @@ class ServerLog:
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
         text = self._redact(_ANSI.sub("", text))
-        text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+        text = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
         return text if len(text) <= MAX_LINE_CHARS else f"{text[:MAX_LINE_CHARS]}…"
 
     def drain(self, handle: int, pid: int | None = None) -> Drain:
@@ -341,110 +341,3 @@ class _Lines:
         if begin and not _PEM_END.search(text, begin.end()):
             self._pem_lines = 1
         self._log.line(text, self._pid)
-
-
-def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a log for people, oldest first. Blocking."""
-    return [show(record) for record in records(path, lines)]
-
-
-def records(path: Path, lines: int) -> list[dict[str, Any]]:
-    """The last lines of a log, oldest first, reaching back into its rotated parts. Blocking."""
-    lines = max(0, min(lines, MAX_TAIL_LINES))
-    found: list[str] = []
-    part, number = path, 0
-    while len(found) < lines and number <= MAX_KEEP and (number == 0 or part.exists()):
-        found = _tail_of(part, lines - len(found)) + found
-        number += 1
-        part = path.with_name(f"{path.name}.{number}")
-    return [_parsed(line) for line in found]
-
-
-def show(record: Mapping[str, Any]) -> str:
-    """One line for people."""
-    mark = "-- " if record["stream"] == "keeper" else ""
-    return f"{record['time']} {mark}{record['text']}".lstrip()
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """A line of the file; a torn one is its own text."""
-    try:
-        found: Any = json.loads(line)
-    except ValueError:
-        found = None
-    if isinstance(found, dict) and {"time", "stream", "pid", "text"} <= found.keys():
-        return cast("dict[str, Any]", found)
-    return {"time": "", "stream": "unknown", "pid": None, "text": _CONTROL.sub("?", line)}
-
-
-def _tail_of(path: Path, lines: int) -> list[str]:
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return []
-    with file:
-        position = file.seek(0, os.SEEK_END)
-        content = b""
-        while position > 0 and content.count(b"\n") <= lines:
-            step = min(65_536, position)
-            position = file.seek(position - step)
-            content = file.read(step) + content
-    # Not splitlines: a text may hold what other alphabets call the end of a line.
-    whole = content.decode(errors="replace").removesuffix("\n").split("\n")
-    return whole[-lines:] if content else []
-
-
-async def follow(path: Path, *, poll_seconds: float = 0.2) -> AsyncIterator[str]:
-    """Lines as they are added, across rotation; works from another process too."""
-    reader = _Follower(path)
-    try:
-        while True:
-            lines = await asyncio.to_thread(reader.read)
-            for line in lines:
-                yield show(_parsed(line))
-            if not lines:
-                await asyncio.sleep(poll_seconds)
-    finally:
-        reader.close()
-
-
-class _Follower:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._partial = b""
-        self._file = self._open()
-        if self._file is not None:
-            self._file.seek(0, os.SEEK_END)
-
-    def read(self) -> list[str]:
-        """The next whole lines; empty when there are none yet."""
-        if self._file is None:
-            self._file = self._open()
-            if self._file is None:
-                return []
-        chunk = self._file.read(262_144)
-        if not chunk and self._rotated():
-            self._file.close()
-            self._file = self._open()
-            return self.read() if self._file else []
-        *whole, self._partial = (self._partial + chunk).split(b"\n")
-        return [line.decode(errors="replace") for line in whole]
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _open(self) -> BinaryIO | None:
-        try:
-            return self._path.open("rb")
-        except FileNotFoundError:
-            return None
-
-    def _rotated(self) -> bool:
-        assert self._file is not None  # noqa: S101 - only called with an open file
-        try:
-            now = self._path.stat()
-        except FileNotFoundError:
-            return False
-        return now.st_ino != os.fstat(self._file.fileno()).st_ino
