@@ -14,13 +14,12 @@ from pathlib import Path
 
 import mcp_types as mcp
 
-from hostwright import tools as supervisor_tools
-from hostwright.keeper.keeper import Keeper
+from hostwright.manifest import SUPERVISOR
 from hostwright_kit.config import load_kit_config, read_settings
 from hostwright_kit.paths import Paths
-from hostwright_kit.run import ENTRY_POINT_GROUP
 from hostwright_kit.runtime import Runtime
 from hostwright_kit.server import HostServer
+from hostwright_kit.vouching import ENTRY_POINT_GROUP
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- tools:begin (make docs) -->", "<!-- tools:end -->"
@@ -48,23 +47,12 @@ async def main(*, check: bool) -> int:
 def _servers(folder: Path) -> list[tuple[Path, HostServer, Runtime]]:
     found: list[tuple[Path, HostServer, Runtime]] = []
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda one: one.name):
-        readme = ROOT / "servers" / point.name / "README.md"
+        folders = (ROOT / "servers" / point.name, ROOT / "supervisor")
+        readme = folders[point.name == SUPERVISOR] / "README.md"
         if readme.exists():
             runtime = _runtime(point.name, folder)
             found.append((readme, point.load()(runtime), runtime))
-    runtime = _runtime(supervisor_tools.NAME, folder)
-
-    async def never(_: object) -> None:
-        raise RuntimeError("no server is started to write a table")
-
-    keeper = Keeper(
-        (),
-        runtime_dir=folder,
-        state_dir=folder,
-        probe=never,  # type: ignore[arg-type]
-    )
-    app = supervisor_tools.build(runtime, keeper)
-    return [*found, (ROOT / "supervisor" / "README.md", app, runtime)]
+    return found
 
 
 def _runtime(name: str, folder: Path) -> Runtime:

@@ -27,7 +27,7 @@ from mcp_types import Implementation
 
 from hostwright_kit.audit import Event, EventFilter, list_events, verify
 from hostwright_kit.runtime import LEDGER_FILE
-from hostwright_kit.server import ERROR_META
+from hostwright_kit.vouching import ERROR_META
 
 Era = Literal["legacy", "2026-07-28"]
 Way = Literal["stdio", "http", "socket"]

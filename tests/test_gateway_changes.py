@@ -87,7 +87,7 @@ def test_health_and_readiness_need_no_token(gateway: Daemon) -> None:
     assert (answer.status_code, answer.text) == (200, "ok\n")
     ready = httpx2.get(f"{gateway.origin}/readyz")
     assert ready.status_code == 200
-    names = ("alpha", "beta", "gamma", "system")
+    names = ("alpha", "beta", "gamma", "hostwright", "system")
     assert ready.json() == {"ready": True, "servers": dict.fromkeys(names, "ready")}
 
 

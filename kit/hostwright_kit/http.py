@@ -17,11 +17,10 @@ import uvicorn
 from fastmcp.server.http import StarletteWithLifespan, StreamableHTTPASGIApp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hostwright_kit.identity import TOKEN_SCOPE
 from hostwright_kit.tokens import Tokens
+from hostwright_kit.vouching import MAX_MESSAGE_BYTES, TOKEN_SCOPE, TOKEN_VARIABLE
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
-TOKEN_VARIABLE = "HOSTWRIGHT_HTTP_TOKEN"  # noqa: S105 - the name of a variable
+MAX_BODY_BYTES = MAX_MESSAGE_BYTES
 SHUTDOWN_SECONDS = 2
 
 

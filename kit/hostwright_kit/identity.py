@@ -19,9 +19,7 @@ from pydantic import ValidationError
 from hostwright_kit.caller import Caller
 from hostwright_kit.errors import HostError
 from hostwright_kit.runtime import Runtime
-
-ACTOR_META = "dev.hostwright/actor"
-TOKEN_SCOPE = "hostwright.token"  # noqa: S105 - a key of the ASGI scope, not a secret
+from hostwright_kit.vouching import ACTOR_META, TOKEN_SCOPE
 
 
 def identify(ctx: Context, runtime: Runtime) -> Caller:

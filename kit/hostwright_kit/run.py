@@ -31,16 +31,15 @@ from starlette.types import ASGIApp
 
 from hostwright_kit.check import run_check
 from hostwright_kit.errors import HostError
-from hostwright_kit.http import TOKEN_VARIABLE, BearerAuth, BodyLimit, accept_bodies, make_server
+from hostwright_kit.http import BearerAuth, BodyLimit, accept_bodies, make_server
 from hostwright_kit.redact import RedactingFormatter
 from hostwright_kit.runtime import TOKENS_FILE, Runtime, open_runtime
 from hostwright_kit.server import HostServer
 from hostwright_kit.sockets import bind_tcp, is_loopback, parse_address, unix_listener
 from hostwright_kit.stdio import serve_lines, stdio_wire
 from hostwright_kit.tokens import Tokens
+from hostwright_kit.vouching import ENTRY_POINT_GROUP, LINK_FD_VARIABLE, TOKEN_VARIABLE
 
-ENTRY_POINT_GROUP = "hostwright.servers"
-LINK_FD_VARIABLE = "HOSTWRIGHT_LINK_FD"
 CLOSE_SECONDS = 2.0
 LAST_SECONDS = 3.5
 

@@ -42,12 +42,12 @@ from hostwright_kit.identity import identify
 from hostwright_kit.policy import Effect
 from hostwright_kit.redact import hiding, is_secret_name, redact_text, secret_values, without
 from hostwright_kit.runtime import Runtime
+from hostwright_kit.vouching import ERROR_META
 
 logger = logging.getLogger(__name__)
 Params = ParamSpec("Params")
 Returned = TypeVar("Returned")
 
-ERROR_META = "dev.hostwright/error"
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 MAX_REPORTED_FAULTS = 10
 

@@ -80,6 +80,11 @@ class Tokens:
             ).fetchone()
         return row["name"] if row else None
 
+    def version(self) -> int:
+        """Another number when another process has changed a token since; costs no disk access."""
+        with self._using():
+            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
     def revoke(self, name: str) -> None:
         """Make a token worthless at once."""
         with self._using():

@@ -27,7 +27,7 @@ from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.paths import Paths
 from hostwright_kit.runtime import APPROVALS_FILE, LEDGER_FILE
-from hostwright_kit.server import ERROR_META
+from hostwright_kit.vouching import ERROR_META
 
 Era = Literal["legacy", "2026-07-28"]
 Way = Literal["stdio", "http", "socket"]

@@ -14,8 +14,9 @@ from fastmcp.client.elicitation import ElicitResult
 
 from hostwright_kit.audit import EventFilter, list_receipts
 from hostwright_kit.caller import Caller
-from hostwright_kit.identity import ACTOR_META, actor_meta
+from hostwright_kit.identity import actor_meta
 from hostwright_kit.redact import MASK
+from hostwright_kit.vouching import ACTOR_META
 
 from .kit_harness import (
     ERAS,

@@ -20,12 +20,11 @@ from hostwright_kit.audit import EventFilter, list_receipts
 from hostwright_kit.caller import Caller
 from hostwright_kit.config import KitConfig
 from hostwright_kit.guard import Answer, Call, Guard
-from hostwright_kit.identity import ACTOR_META
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.policy import Effect
-from hostwright_kit.run import LINK_FD_VARIABLE
 from hostwright_kit.runtime import TOKENS_FILE
 from hostwright_kit.tokens import Tokens
+from hostwright_kit.vouching import ACTOR_META, LINK_FD_VARIABLE
 
 from .kit_harness import (
     ERAS,

@@ -1,4 +1,4 @@
-"""The daemon: keeper, links, gateway and the supervisor's own tools in one event loop.
+"""The daemon: keeper, links and gateway in one event loop.
 
 `Daemon.run` is its whole life. Ready means that every listener is open; servers become ready on
 their own, and calls to one that is not wait, bounded.
@@ -9,39 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
-import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.applications import Starlette
 
-from hostwright import __version__, tools
-from hostwright.gateway import metrics
-from hostwright.gateway.edge import Edge
-from hostwright.gateway.ending import Ending
-from hostwright.gateway.link import Link
-from hostwright.gateway.listeners import ALL, ConnectSocket, Endpoints, Probes, tcp_app, unix_app
+from hostwright import __version__
+from hostwright.control import control_routes, probe_routes
+from hostwright.gateway.gateway import Gateway
 from hostwright.keeper.keeper import Keeper
-from hostwright.keeper.machine import State
 from hostwright.keeper.reload import Reloaded
-from hostwright.keeper.status import ActionResult, ServerEvent
+from hostwright.keeper.status import ServerEvent
+from hostwright.listeners import tcp_listener, unix_listeners
+from hostwright.manifest import own_manifest
 from hostwright.reloading import Reloader, ReloadResult
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
-from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET, DaemonStatus
-from hostwright_kit.errors import HostError
-from hostwright_kit.http import make_server
+from hostwright.status import DaemonStatus
 from hostwright_kit.ledger import Entry
 from hostwright_kit.operator_pin import OperatorPin
-from hostwright_kit.runtime import TOKENS_FILE, Runtime
-from hostwright_kit.server import HostServer
-from hostwright_kit.sockets import bind_tcp, unix_listener
-from hostwright_kit.stdio import MAX_LINE_BYTES, LineWire
+from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, Runtime
 from hostwright_kit.tokens import Tokens
 
 
@@ -54,7 +41,8 @@ class Daemon:
         self.runtime = runtime
         self.settings = runtime.table("gateway", GatewaySettings)
         # A manifest that is wrong must not take the other servers down; it is shown instead.
-        self.reloader = Reloader.of(runtime.paths)
+        # The supervisor's own tools are a server like any other.
+        self.reloader = Reloader.of(runtime.paths, own_manifest())
         self._on_event = on_event
         self._started = time.monotonic()
         self._stop = asyncio.Event()
@@ -64,20 +52,22 @@ class Daemon:
         """Every listener is open."""
         self.settled = asyncio.Event()
         """Every server has answered or failed once."""
-        self.servers = Servers(self.reloader.manifests, self._offer_changed)
+        manifests = self.reloader.manifests
+        self.servers = Servers(manifests, runtime.paths.state_dir / LEDGER_FILE)
         self.keeper = Keeper(
-            self.reloader.manifests,
+            manifests,
             runtime_dir=runtime.paths.runtime_dir,
             state_dir=runtime.paths.state_dir,
             probe=self.servers.probe,
             canary=self.servers.canary,
+            activity=self.servers.activity,
             prepare=self.servers.prepare,
             on_event=self._record,
         )
         self.servers.keeper = self.keeper
         self.reloader.serve(self.keeper, self._reloaded)
+        self._gateway: Gateway | None = None
         self._pin = OperatorPin(runtime.paths.state_dir)
-        self._edges = self._make_edges()
 
     def stop(self) -> None:
         """End; `run` returns when everything is gone."""
@@ -116,89 +106,46 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises `HostError` when it cannot begin; then nothing is left."""
-        runtime_dir = self.runtime.paths.runtime_dir
-        endpoints = Endpoints(self._edges)
-        tokens = Tokens(self.runtime.paths.state_dir / TOKENS_FILE)
-        probes = Probes(ready=self._readiness, metrics=lambda: metrics.render(self.keeper.status()))
-        settings = self.settings
+        settings, paths = self.settings, self.runtime.paths
+        tokens = Tokens(paths.state_dir / TOKENS_FILE)
+        probes = probe_routes(self.keeper)
+        control = control_routes(self, self.runtime.ledger)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tokens.close)
             # The port is taken before anything is started: the commonest reason to fail.
-            listener = stack.enter_context(
-                contextlib.closing(bind_tcp(settings.host, settings.port))
-            )
+            listener = stack.enter_context(tcp_listener(settings))
             self._port = listener.getsockname()[1]
             await stack.enter_async_context(self.keeper)
             stack.push_async_callback(self.servers.close)
-            await stack.enter_async_context(self._own_tools())
-            await stack.enter_async_context(endpoints.run())
+            gateway = self._gateway = Gateway(self.servers, paths.state_dir)
+            self.servers.watches = gateway
             # Begun before the first client can ask, so that it finds them starting.
             starting = asyncio.create_task(self._start_all())
             stack.callback(starting.cancel)
-            apps = (
-                Ending(
-                    tcp_app(
-                        endpoints,
-                        probes,
-                        tokens,
-                        require_token=settings.require_token,
-                        hosts=settings.allowed_hosts,
-                    )
-                ),
-                Ending(unix_app(endpoints, probes, self._control())),
+            local = await stack.enter_async_context(unix_listeners(paths.runtime_dir))
+            public = gateway.tcp(
+                tokens,
+                Starlette(routes=[*probes]),
+                required=settings.require_token,
+                hosts=settings.allowed_hosts,
             )
-            local = await stack.enter_async_context(unix_listener(runtime_dir / GATEWAY_SOCKET))
-            for app, sock in zip(apps, (listener, local), strict=True):
-                await stack.enter_async_context(_serving(app, sock))
-            connect = await stack.enter_async_context(unix_listener(runtime_dir / CONNECT_SOCKET))
-            await stack.enter_async_context(ConnectSocket(endpoints).listen(connect))
+            private = gateway.local(Starlette(routes=[*probes, *control]))
+            fronts = ((public, listener), (private, local.gateway))
+            await stack.enter_async_context(gateway.serving(fronts, local.connect))
             await stack.enter_async_context(self.reloader.watching())
             self.ready.set()
             await self._stop.wait()
-            await asyncio.gather(*(app.end() for app in apps))
 
     async def _start_all(self) -> None:
         await self.keeper.start_all()
         self.settled.set()
 
-    def _make_edges(self) -> dict[str, Edge]:
-        edges = {ALL: Edge("hostwright", self.servers, self.servers.names)}
-        for name in [tools.NAME, *(one.name for one in self.reloader.manifests)]:
-            edges[name] = Edge(f"hostwright-{name}", self.servers, lambda name=name: (name,))
-        return edges
-
-    @asynccontextmanager
-    async def _own_tools(self) -> AsyncGenerator[None]:
-        """The supervisor's tools on a socket pair, so that they are a server like any other."""
-        app = tools.build(self.runtime, self.keeper)
-        self.runtime.link_key = secrets.token_hex(32)
-        ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_connection(sock=theirs, limit=MAX_LINE_BYTES)
-        serving = asyncio.create_task(_serve_lines(app, reader, writer))
-        link_reader, link_writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
-        link = Link(tools.NAME, link_reader, link_writer, link_key=self.runtime.link_key)
-        capabilities = await link.open("modern")
-        await self.servers.catalog.refresh(link, capabilities)
-        self.servers.add_local(link)
-        try:
-            yield
-        finally:
-            link_writer.close()
-            serving.cancel()
-            await asyncio.wait([serving])
-
     def _reloaded(self, done: Reloaded) -> None:
         """Other manifests hold: what clients see follows at once."""
+        before = self.servers.names()
         self.servers.adopt(self.reloader.manifests)
-        for name in done.added:
-            self._edges[name] = Edge(f"hostwright-{name}", self.servers, lambda name=name: (name,))
-        for name in (*done.added, *done.changed, *done.removed):
-            self._offer_changed(name)
-
-    def _offer_changed(self, server: str) -> None:
-        for name in (ALL, server):
-            if (edge := self._edges.get(name)) is not None:
-                edge.announce()
+        if self._gateway is not None:
+            self._gateway.reloaded(before, (*done.added, *done.changed, *done.removed))
 
     def _record(self, event: ServerEvent) -> None:
         detail = event.model_dump(mode="json", exclude={"name", "type"}, exclude_none=True)
@@ -206,90 +153,3 @@ class Daemon:
             Entry(type=event.type, caller="supervisor", server=event.name, detail=detail)
         )
         self._on_event(event)
-
-    def _readiness(self) -> tuple[bool, Mapping[str, str]]:
-        states = {status.name: status.state for status in self.keeper.status()}
-        settled = {State.READY, State.DISABLED, State.STOPPED, State.HIBERNATED}
-        return all(state in settled for state in states.values()), {
-            name: state.value for name, state in states.items()
-        }
-
-    def _control(self) -> Sequence[BaseRoute]:
-        """What the command line asks over the unix socket."""
-        actions: Mapping[str, Callable[[str], Coroutine[Any, Any, ActionResult]]] = {
-            "start": self.keeper.start,
-            "stop": self.keeper.stop,
-            "restart": self.keeper.restart,
-        }
-
-        async def status(_: Request) -> Response:
-            try:
-                found = await self.status()
-            except HostError as error:
-                return _error(error)
-            return JSONResponse(found.model_dump(mode="json"))
-
-        async def act(request: Request) -> Response:
-            name, action = request.path_params["name"], request.path_params["action"]
-            if action not in actions:
-                known = ", ".join(actions)
-                error = HostError(f"There is no action {action!r}.", fix=f"Use one of: {known}.")
-                return _error(error)
-            try:
-                result = await self._by_owner(f"server_{action}", name, actions[action](name))
-            except HostError as error:
-                return _error(error)
-            return JSONResponse(result.model_dump(mode="json"))
-
-        async def reload(_: Request) -> Response:
-            try:
-                result = await self._by_owner("reload", None, self.reloader.reload())
-            except HostError as error:
-                return _error(error)
-            return JSONResponse(result.model_dump(mode="json"))
-
-        async def shutdown(_: Request) -> Response:
-            # Not waited for: with a full disk the owner must still be able to end everything.
-            self.runtime.ledger.note(Entry(type="owner.shutdown", caller="owner"))
-            self.stop()
-            return JSONResponse({"stopping": True})
-
-        return [
-            Route("/control/status", status),
-            Route("/control/servers/{name}/{action}", act, methods=["POST"]),
-            Route("/control/reload", reload, methods=["POST"]),
-            Route("/control/shutdown", shutdown, methods=["POST"]),
-        ]
-
-    async def _by_owner(self, what: str, server: str | None, work: Coroutine[Any, Any, Any]) -> Any:
-        """An act of the owner at the command line, on record before it begins."""
-        entry = Entry(type=f"owner.{what}", caller="owner", server=server)
-        try:
-            await self.runtime.ledger.append_async(entry)
-        except HostError:
-            work.close()
-            raise
-        return await work
-
-
-@asynccontextmanager
-async def _serving(app: Any, listener: socket.socket) -> AsyncGenerator[None]:
-    server = make_server(app)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await asyncio.wait([task])
-
-
-async def _serve_lines(
-    app: HostServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    async with app._lifespan_manager(), LineWire(reader, writer).streams() as (read, write):
-        await app._mcp_server.run(read, write, app._mcp_server.create_initialization_options())
-
-
-def _error(error: HostError) -> Response:
-    body = {"error": {"code": error.code, "message": error.message, "fix": error.fix}}
-    return JSONResponse(body, 404 if error.code == "not_found" else 409)

@@ -257,6 +257,16 @@ class Fork(BaseModel, frozen=True):
     preload: tuple[str, ...] = Field(default=(), description="Modules to have loaded before.")
 
 
+def own_manifest() -> Manifest:
+    """How the supervisor's own tools are run: a server like any other, under the reserved name."""
+    plain = Manifest(
+        name="supervisor",
+        description="The supervisor: which MCP servers run here, how they are, and their logs.",
+        entry_point=SUPERVISOR,
+    )
+    return plain.model_copy(update={"name": SUPERVISOR})
+
+
 class Expanded(BaseModel, frozen=True):
     """The values of one start. Not for logs or status: this is where the secrets are."""
 

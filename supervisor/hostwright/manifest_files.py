@@ -26,6 +26,7 @@ from hostwright.keeper import needs
 from hostwright.manifest import (
     ENTRY_POINT_GROUP,
     NAME_PATTERN,
+    SUPERVISOR,
     Manifest,
     executable_for,
     expand,
@@ -147,6 +148,7 @@ def installed_servers() -> dict[str, str]:
     return {
         point.name: str(point.dist.metadata.json.get("summary", "")) if point.dist else ""
         for point in entry_points(group=ENTRY_POINT_GROUP)
+        if point.name != SUPERVISOR
     }
 
 

@@ -44,11 +44,15 @@ class ReloadResult(BaseModel, frozen=True):
 class Reloader:
     """The manifests of one daemon, over time."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        """Reads them a first time (blocking); a reload needs a keeper, see `serve`."""
+    def __init__(self, folders: Sequence[Path], *own: Manifest) -> None:
+        """Reads them a first time (blocking); a reload needs a keeper, see `serve`.
+
+        `own` are the supervisor's, which stand in no file and always hold; they come last.
+        """
         self._folders = tuple(folders)
+        self._own = own
         found = load_files(self._folders)
-        self.manifests: Sequence[Manifest] = found.manifests
+        self.manifests: Sequence[Manifest] = (*found.manifests, *own)
         self.problems = _errors(found)
         self._files = found.files
         self._keeper: Keeper | None = None
@@ -56,9 +60,9 @@ class Reloader:
         self._one = asyncio.Lock()
 
     @classmethod
-    def of(cls, paths: Paths) -> Reloader:
+    def of(cls, paths: Paths, *own: Manifest) -> Reloader:
         """The suite's manifests and the owner's."""
-        return cls((suite_folder(), user_folder(paths)))
+        return cls((suite_folder(), user_folder(paths)), *own)
 
     def serve(self, keeper: Keeper, on_reloaded: OnReloaded) -> None:
         """From now on reloads go to this keeper; then `on_reloaded` is called, on the event loop,
@@ -72,7 +76,8 @@ class Reloader:
             if self._keeper is None:
                 raise RuntimeError("a reload is asked for before there is a keeper")
             found = await asyncio.to_thread(load_files, self._folders)
-            self.manifests, kept = self._with_what_is_broken(found, self._keeper)
+            manifests, kept = self._with_what_is_broken(found, self._keeper)
+            self.manifests = (*manifests, *self._own)
             self.problems = _errors(found)
             done = await self._keeper.reload(self.manifests)
             self._on_reloaded(done)

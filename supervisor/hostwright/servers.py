@@ -12,24 +12,30 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from mcp.shared.exceptions import MCPError
+from msgspec import Raw
 
 from hostwright.canary import sing
+from hostwright.gateway.behind import Events, Guard
+from hostwright.gateway.calls import Call
 from hostwright.gateway.catalog import Catalog, Kind
-from hostwright.gateway.link import Link
+from hostwright.gateway.codec import RpcError
+from hostwright.gateway.link import BaseLink, Link
+from hostwright.gateway.lost import explain
+from hostwright.gateway.opening import open_link
 from hostwright.keeper.child import Child
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
 from hostwright.keeper.server import Remote, Target
-from hostwright.keeper.status import Extras, Health
+from hostwright.keeper.status import Activity, Extras, Health
 from hostwright.manifest import Manifest
 from hostwright.manifest_rules import Canary
 from hostwright_kit.errors import HostError
-from hostwright_kit.run import LINK_FD_VARIABLE
+from hostwright_kit.vouching import LINK_FD_VARIABLE
 
 if TYPE_CHECKING:
     from hostwright.gateway.remote import RemoteLink
@@ -38,12 +44,15 @@ logger = logging.getLogger(__name__)
 
 AnyLink: TypeAlias = "Link | RemoteLink"
 READY_SECONDS = 20.0
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.005
 LIST_CHANGED: Mapping[str, tuple[Kind, ...]] = {
     "notifications/tools/list_changed": ("tools",),
     "notifications/resources/list_changed": ("resources", "resourceTemplates"),
     "notifications/prompts/list_changed": ("prompts",),
 }
+
+
+RESOURCE_UPDATED = "notifications/resources/updated"
 
 
 class Connected:
@@ -55,51 +64,81 @@ class Connected:
         self.capabilities = capabilities
 
 
+class Watches(Protocol):
+    """Who is told of what servers say on their own."""
+
+    def changed(self, server: str, kinds: Iterable[Kind]) -> None:
+        """Lists of a server changed."""
+        ...
+
+    def updated(self, server: str, params: Raw) -> None:
+        """A resource that is watched changed."""
+        ...
+
+    def restarted(self, server: str) -> None:
+        """A server is there again, and knows nothing of what was asked of it before."""
+        ...
+
+
 class Servers:
     """Opens links when servers start, drops them when they end, and keeps the catalog fresh."""
 
-    def __init__(self, manifests: Sequence[Manifest], changed: Callable[[str], None]) -> None:
-        """`changed` is told the name of a server whose offer changed."""
-        self._manifests: dict[str, Manifest] = {}
+    def __init__(
+        self,
+        manifests: Sequence[Manifest],
+        ledger: Path,
+        *,
+        guard: Guard | None = None,
+        events: Events | None = None,
+    ) -> None:
+        """`guard` stands around the calls to servers that have none inside."""
         self.adopt(manifests)
-        self.catalog = Catalog(self._is_ours, self._may_offer)
-        self._changed = changed
+        self._ledger = ledger
+        self.guard = guard
+        self.events = events
+        self.catalog = Catalog(self.is_ours, self._may_offer)
         self._connected: dict[str, Connected] = {}
+        self._opening: dict[str, tuple[Target, AnyLink]] = {}
         self._keys: dict[str, str] = {}
-        self._local: dict[str, Link] = {}
         self._refreshing: set[asyncio.Task[None]] = set()
         self.keeper: Keeper | None = None
         """Set once the keeper exists; it is made with our `probe` and `prepare`."""
+        self.watches: Watches | None = None
+        """Set once there is somebody to tell."""
 
     def adopt(self, manifests: Sequence[Manifest]) -> None:
         """These are the servers from now on."""
         ours_first = sorted(manifests, key=lambda manifest: manifest.entry_point is None)
         self._manifests = {manifest.name: manifest for manifest in ours_first}
-
-    def add_local(self, link: Link) -> None:
-        """A server inside this process, which needs no keeping."""
-        self._local[link.server] = link
+        self._names = tuple(self._manifests)
 
     def names(self) -> Sequence[str]:
-        """Every server that may be offered: the supervisor's own, ours, then third-party ones."""
-        return [*self._local, *self._manifests]
+        """Every server that may be offered: ours, then third-party ones."""
+        return self._names
 
-    async def link(self, server: str) -> AnyLink:
+    def ready(self, server: str) -> AnyLink | None:
+        """The open link of a server, if it is there now."""
+        connected = self._connected.get(server)
+        if connected is not None and connected.link.alive and self._is_current(connected):
+            return connected.link
+        return None
+
+    async def link(self, server: str) -> BaseLink:
         """The open link; waits, bounded, while the server starts or restarts."""
-        if (local := self._local.get(server)) is not None:
-            return local
         if self.keeper is None:
             raise RuntimeError("links are asked for before the keeper exists")
         deadline = time.monotonic() + READY_SECONDS
+        pause = LOOK_SECONDS
         while (remaining := deadline - time.monotonic()) > 0:
+            if (link := self.ready(server)) is not None:
+                return link
             connected = self._connected.get(server)
-            if connected is not None and connected.link.alive and self._is_current(connected):
-                return connected.link
             await self.keeper.wait_ready(server, timeout_seconds=remaining)
             if (now := self._connected.get(server)) is connected or now is None:
                 # The pipe broke and the keeper does not know yet. Moments when the process has
                 # ended; a server that merely closed its stdout is found by the health checks.
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.1)
         raise HostError(
             f"The server {server} has closed its connection and was not restarted within "
             f"{READY_SECONDS:g} s.",
@@ -107,15 +146,39 @@ class Servers:
             code="server_not_ready",
         )
 
+    def activity(self, server: str) -> Activity:
+        """How busy a server is."""
+        connected = self._connected.get(server)
+        # Without a link nothing is known.
+        return connected.link.activity() if connected is not None else Activity()
+
+    def capabilities(self, server: str) -> Mapping[str, Any]:
+        """What a server declared when it was last met."""
+        connected = self._connected.get(server)
+        return connected.capabilities if connected is not None else {}
+
+    async def lost(self, call: Call) -> HostError:
+        """What is known of a call whose server ended under it."""
+        return await explain(call, ours=self.is_ours(call.owned.server), ledger=self._ledger)
+
+    def unmet(self, servers: Sequence[str]) -> bool:
+        """Whether one of these starts and has not said yet what it offers."""
+        unseen = [name for name in servers if self.catalog.count(name) is None]
+        return bool(unseen) and bool(self._starting().intersection(unseen))
+
+    def _starting(self) -> set[str]:
+        if self.keeper is None:
+            return set()
+        return {one.name for one in self.keeper.status() if one.state is State.STARTING}
+
     async def met(self, servers: Sequence[str], timeout_seconds: float) -> None:
         """Wait, bounded, for those that are being started and have not said yet what they offer."""
         unseen = [name for name in servers if self.catalog.count(name) is None]
         if not unseen or self.keeper is None:
             return
-        starting = {one.name for one in self.keeper.status() if one.state is State.STARTING}
         waits = (
             self.keeper.wait_ready(name, timeout_seconds=timeout_seconds)
-            for name in starting.intersection(unseen)
+            for name in self._starting().intersection(unseen)
         )
         # Why one is not ready is told when it is called.
         await asyncio.gather(*waits, return_exceptions=True)
@@ -144,14 +207,13 @@ class Servers:
         if connected is None or not _still_good(connected, target):
             connected = await self._connect(target)
         started = time.perf_counter()
-        changed = False
+        changed: frozenset[Kind] = frozenset()
         if "tools" in connected.capabilities:
             changed = await self.catalog.refresh(connected.link, connected.capabilities, ("tools",))
         else:
             await connected.link.check()
         latency_ms = (time.perf_counter() - started) * 1000
-        if changed:
-            self._changed(target.name)
+        self._tell_changed(target.name, changed)
         return Health(latency_ms=latency_ms, tools=self.catalog.count(target.name) or 0)
 
     async def canary(self, target: Target, rules: Canary) -> None:
@@ -165,35 +227,52 @@ class Servers:
             task.cancel()
         for connected in self._connected.values():
             await connected.link.close()
-        for link in self._local.values():
+        for _, link in self._opening.values():
             await link.close()
 
     async def _connect(self, target: Target) -> Connected:
-        if (old := self._connected.pop(target.name, None)) is not None:
+        name = target.name
+        if (old := self._connected.pop(name, None)) is not None:
             await old.link.close()
-        link, opening = self._link_to(target)
-        try:
-            connected = Connected(target, link, await opening)
-            changed = await self.catalog.refresh(link, connected.capabilities)
-        except BaseException:
-            # The next attempt reads from the same pipes, and only one may.
-            await link.close()
-            raise
-        self._connected[target.name] = connected
-        if changed:
-            self._changed(target.name)
+        link = await self._unopened(target)
+        capabilities = await self._open(link)
+        connected = Connected(target, link, capabilities)
+        changed = await self.catalog.refresh(link, capabilities)
+        self._opening.pop(name, None)
+        self._connected[name] = connected
+        self._tell_changed(name, changed)
+        if self.watches is not None:
+            self.watches.restarted(name)
         return connected
 
-    def _link_to(self, target: Target) -> tuple[AnyLink, Awaitable[Mapping[str, Any]]]:
+    async def _unopened(self, target: Target) -> AnyLink:
+        """The link on which a server is met.
+
+        One per process, however many attempts it takes: the pipes can be read only once, and the
+        answer to an earlier question may still come.
+        """
+        before = self._opening.get(target.name)
+        if before is not None:
+            if before[0] is target and not isinstance(target, Remote):
+                return before[1]
+            await before[1].close()
+        link = self._link_to(target)
+        self._opening[target.name] = (target, link)
+        return link
+
+    def _open(self, link: AnyLink) -> Awaitable[Mapping[str, Any]]:
+        if not isinstance(link, Link):
+            return link.open()
+        manifest = self._manifests[link.server]
+        return open_link(link, "modern" if manifest.entry_point else manifest.era)
+
+    def _link_to(self, target: Target) -> AnyLink:
         if isinstance(target, Remote):
             # Brings a whole MCP client along, and few suites have a remote server.
             from hostwright.gateway.remote import RemoteLink  # noqa: PLC0415
 
-            remote = RemoteLink(target)
-            return remote, remote.open()
-        manifest = self._manifests[target.name]
-        link = self._over_pipes(target, manifest)
-        return link, link.open("modern" if manifest.entry_point else manifest.era)
+            return RemoteLink(target)
+        return self._over_pipes(target, self._manifests[target.name])
 
     def _over_pipes(self, child: Child, manifest: Manifest) -> Link:
         name = child.name
@@ -202,10 +281,16 @@ class Servers:
             child.stdout,
             child.stdin,
             link_key=self._keys.get(name) if manifest.entry_point else None,
-            notified=lambda method: self._on_notified(name, method),
+            notified=lambda method, params: self._on_notified(name, method, params),
         )
 
-    def _on_notified(self, server: str, method: str) -> None:
+    def _tell_changed(self, server: str, kinds: frozenset[Kind]) -> None:
+        if kinds and self.watches is not None:
+            self.watches.changed(server, kinds)
+
+    def _on_notified(self, server: str, method: str, params: Raw) -> None:
+        if method == RESOURCE_UPDATED and self.watches is not None:
+            self.watches.updated(server, params)
         kinds = LIST_CHANGED.get(method)
         if kinds is not None:
             task = asyncio.create_task(self._refresh(server, kinds))
@@ -218,14 +303,14 @@ class Servers:
             return
         try:
             changed = await self.catalog.refresh(connected.link, connected.capabilities, kinds)
-        except (MCPError, HostError) as error:
+        except (RpcError, HostError) as error:
             # The next health check asks again.
             logger.info("%s said that its lists changed, but not how: %s", server, error)
             return
-        if changed:
-            self._changed(server)
+        self._tell_changed(server, changed)
 
-    def _is_ours(self, server: str) -> bool:
+    def is_ours(self, server: str) -> bool:
+        """Whether a server guards itself."""
         manifest = self._manifests.get(server)
         return manifest is None or manifest.entry_point is not None
 

@@ -1,21 +1,27 @@
-"""The supervisor's own MCP tools, offered in the same gateway under the same guard."""
+"""The supervisor's own MCP tools: a server process like any other, under the same guard.
+
+It asks the daemon over the daemon's unix socket, so the daemon itself carries no MCP library.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated
+from typing import Annotated, Any, cast
+from urllib.parse import quote
 
+import httpx2
 from pydantic import BaseModel, Field
 
 from hostwright import __version__
-from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.status import ActionResult, ServerStatus
+from hostwright.manifest import SUPERVISOR
+from hostwright.status import GATEWAY_SOCKET, DaemonStatus
 from hostwright_kit.errors import HostError
-from hostwright_kit.operator_pin import OperatorPin
+from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
 from hostwright_kit.server import HostServer
 
-NAME = "hostwright"
+# Stopping waits for processes to end; nothing the daemon does takes longer.
+TIMEOUT_SECONDS = 90.0
 Server = Annotated[str, Field(min_length=1, max_length=63, description="Name from mcp_servers.")]
 
 INSTRUCTIONS = "The supervisor: which MCP servers run here, how they are, and their logs."
@@ -38,10 +44,48 @@ class LogTail(BaseModel, frozen=True):
     lines: list[str]
 
 
-def build(runtime: Runtime, keeper: Keeper) -> HostServer:
-    """The server object; it runs inside the daemon."""
-    app = HostServer(NAME, version=__version__, instructions=INSTRUCTIONS, runtime=runtime)
-    pin = OperatorPin(runtime.paths.state_dir)
+class Control:
+    """The daemon of this user, asked without waiting for anything else meanwhile."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        socket = runtime.paths.runtime_dir / GATEWAY_SOCKET
+        self._http = httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(uds=str(socket)),
+            base_url="http://hostwright",
+            timeout=TIMEOUT_SECONDS,
+        )
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._http.aclose()
+
+    async def ask(self, method: str, path: str) -> dict[str, Any]:
+        """Put a question; errors of the daemon come back as they were."""
+        try:
+            answer = await self._http.request(method, path)
+            body = cast("dict[str, Any]", answer.json())
+        except (httpx2.HTTPError, ValueError) as error:
+            raise HostError(
+                f"The daemon did not answer ({type(error).__name__}).",
+                fix="The owner sees how it is with `hostwright status`.",
+                code="daemon_silent",
+            ) from error
+        if "error" in body:
+            found = body["error"]
+            raise HostError(found["message"], fix=found["fix"], code=found["code"])
+        return body
+
+    async def act(self, name: str, action: str) -> ActionResult:
+        """Start, stop or restart. On record already: the guard of this server has seen to it."""
+        path = f"/control/servers/{quote(name, safe='')}/{action}?recorded=true"
+        return _succeeded(ActionResult.model_validate(await self.ask("POST", path)))
+
+
+def build(runtime: Runtime) -> HostServer:
+    """The server object."""
+    app = HostServer(SUPERVISOR, version=__version__, instructions=INSTRUCTIONS, runtime=runtime)
+    control = Control(runtime)
+    runtime.on_close(control.close)
 
     @app.read_tool(title="MCP servers")
     async def mcp_servers() -> ServerList:
@@ -51,29 +95,29 @@ def build(runtime: Runtime, keeper: Keeper) -> HostServer:
         `health` is `ok` only when a real MCP round trip passed within the interval of its
         manifest; `health_age_seconds` says how long ago.
         """
-        # Not in a thread as a whole: the keeper's state belongs to this event loop.
+        status = DaemonStatus.model_validate(await control.ask("GET", "/control/status"))
         return ServerList(
-            servers=keeper.status(),
-            terminal_approval=await asyncio.to_thread(pin.is_set),
-            ledger_problem=runtime.ledger.health(),
+            servers=status.servers,
+            terminal_approval=status.terminal_approval,
+            ledger_problem=status.ledger_problem,
         )
 
     @app.write_tool(destructive=False, idempotent=True, title="Start a server")
     async def mcp_server_start(name: Server) -> ActionResult:
         """Start a stopped, disabled or broken MCP server and wait for its first answer."""
-        return _succeeded(await keeper.start(name))
+        return await control.act(name, "start")
 
     @app.write_tool(destructive=True, idempotent=True, title="Stop a server")
     async def mcp_server_stop(name: Server) -> ActionResult:
         """End an MCP server and all of its processes. Its calls in flight fail; it stays stopped
         until it is started again."""
-        return _succeeded(await keeper.stop(name))
+        return await control.act(name, "stop")
 
     @app.write_tool(destructive=True, title="Restart a server")
     async def mcp_server_restart(name: Server) -> ActionResult:
         """End an MCP server and start it anew, for example when it misbehaves or its breaker is
         open. Its calls in flight fail."""
-        return _succeeded(await keeper.restart(name))
+        return await control.act(name, "restart")
 
     @app.read_tool(title="Server logs")
     async def mcp_server_logs(
@@ -81,9 +125,15 @@ def build(runtime: Runtime, keeper: Keeper) -> HostServer:
         lines: Annotated[int, Field(ge=1, le=1_000, description="From the end.")] = 100,
     ) -> LogTail:
         """The last lines that a server wrote to stderr, with secrets removed."""
-        return LogTail(server=name, lines=await keeper.tail(name, lines))
+        path = f"/control/servers/{quote(name, safe='')}/logs?lines={lines}"
+        return LogTail.model_validate(await control.ask("GET", path))
 
     return app
+
+
+def main() -> None:
+    """Run it on its own; it needs a daemon to ask."""
+    serve(SUPERVISOR, build, version=__version__)
 
 
 def _succeeded(result: ActionResult) -> ActionResult:

@@ -46,7 +46,7 @@ def client(world: World, era: Era, *name: str) -> Client[Any]:
 
 
 def test_up_says_that_all_is_well_and_how_to_connect(world: World, running: DaemonStatus) -> None:
-    assert [one.name for one in running.servers] == ["system"]
+    assert [one.name for one in running.servers] == ["system", "hostwright"]
     assert running.servers[0].state == "ready"
     assert running.servers[0].health == "ok"
     assert not running.terminal_approval
@@ -228,8 +228,17 @@ def test_watching_goes_on_until_it_is_interrupted(world: World, running: DaemonS
 # Last, with folders of their own: they end their daemons.
 
 
+def settled(world: World) -> bool:
+    """Whether the daemon runs and every server has answered, or is not to be started."""
+    shown = world.run("status", "--json")
+    if shown.code != 0:
+        return False
+    found = DaemonStatus.model_validate_json(shown.out)
+    return all(one.state not in ("starting", "stopped") for one in found.servers)
+
+
 def off(folder: Path) -> World:
-    """An installation whose only server is not started."""
+    """An installation whose only server beside the supervisor's own is not started."""
     found = World(folder)
     manifests = found.config / "manifests"
     manifests.mkdir(mode=0o700)
@@ -243,7 +252,7 @@ def test_in_the_foreground_it_shows_itself_and_ends_on_a_signal(tmp_path: Path) 
     world = off(tmp_path)
     up = world.start("up")
     try:
-        wait_for(lambda: up.poll() is not None or world.run("status").code == 0)
+        wait_for(lambda: up.poll() is not None or settled(world))
         up.send_signal(signal.SIGTERM)
         out, err = up.communicate(timeout=60)
     finally:
@@ -261,7 +270,7 @@ def test_in_the_foreground_as_json_it_is_one_document(tmp_path: Path) -> None:
     world = off(tmp_path)
     up = world.start("up", "--json")
     try:
-        wait_for(lambda: up.poll() is not None or world.run("status").code == 0)
+        wait_for(lambda: up.poll() is not None or settled(world))
         wait_for(lambda: up.poll() is not None or world.run("down").code == 0)
         out, err = up.communicate(timeout=60)
     finally:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mcp.shared.exceptions import MCPError
 
 from hostwright.gateway.catalog import MAX_ENTRIES, Catalog
+from hostwright.gateway.codec import RpcError
 from hostwright.gateway.link import LinkLostError
 
 ALL = {"tools": {}, "resources": {}, "prompts": {}}
@@ -32,7 +32,7 @@ class Lists:
             method, method.split("/", maxsplit=1)[0]
         )
         if kind not in self.lists:
-            raise MCPError(-32601, "Method not found")
+            raise RpcError(-32601, "Method not found")
         every, start = self.lists[kind], int(params.get("cursor", 0))
         end = start + self.page
         return {kind: list(every[start:end]), **({"nextCursor": str(end)} if every[end:] else {})}
@@ -162,9 +162,9 @@ async def test_what_was_known_stays_while_a_server_is_away() -> None:
     with pytest.raises(LinkLostError):
         await catalog.refresh(link, ALL)
     assert names(catalog, "a") == ["one"]
-    link.error = MCPError(-32603, "not now")
+    link.error = RpcError(-32603, "not now")
     # A server that does not tell its tools is not well, and a health check must see that.
-    with pytest.raises(MCPError):
+    with pytest.raises(RpcError):
         await catalog.refresh(link, ALL, ("tools",))
     assert not await catalog.refresh(link, ALL, ("resources", "resourceTemplates", "prompts"))
     assert catalog.count("a", "prompts") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -12,17 +13,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mcp.shared.exceptions import MCPError
+from msgspec import Raw
 
+from hostwright.gateway import codec
 from hostwright.gateway import link as module
-from hostwright.gateway.lines import TooLong, next_line
-from hostwright.gateway.link import Asker, Link, LinkLostError
-from hostwright_kit.caller import Caller
+from hostwright.gateway import opening as eras
+from hostwright.gateway.asker import SUPERVISOR, Asker, Origin
+from hostwright.gateway.codec import Fields, RpcError
+from hostwright.gateway.lines import Lines, TooLong
+from hostwright.gateway.link import Link, LinkLostError, Progress
+from hostwright.gateway.opening import open_link
 from hostwright_kit.errors import HostError
-from hostwright_kit.identity import ACTOR_META
+from hostwright_kit.vouching import ACTOR_META
 
 LIMIT = 4_000
-ASKER = Asker(Caller(client="claude", version="2", uid=7, token="laptop"), {"elicitation": {}})
+ASKER = Asker(Origin("http", 7, "laptop"), "claude", "2", b'{"elicitation":{}}')
 
 
 class Peer:
@@ -57,6 +62,7 @@ async def linked(**options: Any) -> AsyncGenerator[tuple[Link, Peer]]:
     reader, writer = await asyncio.open_connection(sock=ours, limit=LIMIT)
     peer_reader, peer_writer = await asyncio.open_connection(sock=theirs, limit=1 << 25)
     link = Link("demo", reader, writer, **options)
+    link._lines = Lines(LIMIT)
     try:
         yield link, Peer(peer_reader, peer_writer)
     finally:
@@ -65,13 +71,24 @@ async def linked(**options: Any) -> AsyncGenerator[tuple[Link, Peer]]:
         peer_writer.close()
 
 
-def ask(link: Link, method: str = "tools/call", **more: Any) -> asyncio.Task[dict[str, Any]]:
-    return asyncio.create_task(link.request(method, more.pop("params", {}), **more))
+def ask(
+    link: Link,
+    method: str = "tools/call",
+    *,
+    params: Mapping[str, Any] | None = None,
+    asker: Asker = SUPERVISOR,
+    progress: Progress | None = None,
+) -> asyncio.Task[dict[str, Any]]:
+    """A request of a client's, waited for."""
+    ready = {key: Raw(codec.encode(one)) for key, one in (params or {}).items()}
+    return asyncio.create_task(
+        link.awaited(lambda done: link.send(method, ready, asker, done, progress), link.cancel)
+    )
 
 
 async def test_a_server_of_the_new_era_is_asked_nothing_but_what_it_can() -> None:
     async with linked() as (link, peer):
-        opening = asyncio.create_task(link.open("auto"))
+        opening = asyncio.create_task(open_link(link, "auto"))
         asked = await peer.next()
         assert asked["method"] == "server/discover"
         peer.answer(asked, capabilities={"tools": {}})
@@ -86,7 +103,7 @@ async def test_a_server_of_the_new_era_is_asked_nothing_but_what_it_can() -> Non
 @pytest.mark.parametrize("era", ["auto", "legacy"])
 async def test_a_server_of_the_handshake_era_gets_its_handshake(era: Any) -> None:
     async with linked(link_key="k" * 64) as (link, peer):
-        opening = asyncio.create_task(link.open(era))
+        opening = asyncio.create_task(open_link(link, era))
         if era == "auto":
             assert (await peer.refuse())["method"] == "server/discover"
         asked = await peer.next()
@@ -109,9 +126,9 @@ async def test_a_server_of_the_handshake_era_gets_its_handshake(era: Any) -> Non
 
 
 async def test_a_silent_server_gets_the_handshake_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DISCOVER_SECONDS", 0.05)
+    monkeypatch.setattr(eras, "DISCOVER_SECONDS", 0.05)
     async with linked() as (link, peer):
-        opening = asyncio.create_task(link.open("auto"))
+        opening = asyncio.create_task(open_link(link, "auto"))
         await peer.next()
         peer.answer(await peer.next(), capabilities={"tools": {}})
         assert await opening == {"tools": {}}
@@ -120,9 +137,9 @@ async def test_a_silent_server_gets_the_handshake_too(monkeypatch: pytest.Monkey
 async def test_a_server_that_was_only_slow_is_still_met_in_the_new_era(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "DISCOVER_SECONDS", 0.05)
+    monkeypatch.setattr(eras, "DISCOVER_SECONDS", 0.05)
     async with linked() as (link, peer):
-        opening = asyncio.create_task(link.open("auto"))
+        opening = asyncio.create_task(open_link(link, "auto"))
         discover, shake = await peer.next(), await peer.next()
         assert shake["method"] == "initialize"
         # The order in which a pipelining server may answer both.
@@ -138,10 +155,10 @@ async def test_a_server_that_was_only_slow_is_still_met_in_the_new_era(
 
 async def test_a_server_that_refuses_both_is_an_error() -> None:
     async with linked() as (link, peer):
-        opening = asyncio.create_task(link.open("auto"))
+        opening = asyncio.create_task(open_link(link, "auto"))
         await peer.refuse()
         await peer.refuse()
-        with pytest.raises(MCPError):
+        with pytest.raises(RpcError):
             await opening
 
 
@@ -221,8 +238,8 @@ def test_nothing_that_a_server_writes_costs_others_their_answers(junk: list[byte
     asyncio.run(go())
 
 
-async def _ignore(progress: float, total: float | None, message: str | None) -> None:
-    del progress, total, message
+def _ignore(report: Fields) -> None:
+    del report
 
 
 @pytest.mark.parametrize(
@@ -254,7 +271,7 @@ async def test_an_endless_line_that_answers_nobody_known_ends_the_link() -> None
             await call
         assert not link.alive
         with pytest.raises(LinkLostError):
-            await link.request("tools/list", {})
+            await ask(link, "tools/list")
 
 
 @settings(max_examples=60, deadline=None)
@@ -271,26 +288,47 @@ def test_the_id_of_a_dropped_answer_is_the_outer_one(
     if last:
         message = {"result": result, "jsonrpc": "2.0", "id": number}
 
-    async def go() -> None:
-        reader = asyncio.StreamReader(limit=1_000)
-        reader.feed_data(json.dumps(message).encode() + b"\nnext\n")
-        reader.feed_eof()
-        dropped = await next_line(reader)
-        assert isinstance(dropped, TooLong)
-        assert dropped.answer_to() == number
-        assert await next_line(reader) == b"next\n"
-        assert await next_line(reader) is None
+    whole = json.dumps(message).encode() + b"\nnext\n"
+    lines = Lines(1_000)
+    found = [line for at in range(0, len(whole), 100) for line in lines.feed(whole[at : at + 100])]
+    dropped, kept = found
+    assert isinstance(dropped, TooLong)
+    assert dropped.answer_to() == number
+    assert kept == b"next"
+    assert lines.end() is None
 
-    asyncio.run(go())
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lines=st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"_")), max_size=8),
+    cuts=st.lists(st.integers(0, 400), max_size=12),
+)
+def test_lines_are_the_same_however_the_bytes_arrive(lines: list[bytes], cuts: list[int]) -> None:
+    whole = b"".join(line + b"\n" for line in lines)
+    at = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
+    splitter = Lines(30)
+    found = [
+        line for start, end in itertools.pairwise(at) for line in splitter.feed(whole[start:end])
+    ]
+    wanted = [line for line in lines if line.strip() or len(line) > 30]
+    assert len(found) == len(wanted)
+    for line, want in zip(found, wanted, strict=True):
+        if isinstance(line, TooLong):
+            assert len(want) > 30
+            assert want.startswith(line.head)
+            assert want.endswith(line.tail)
+        else:
+            assert line == want
+    assert splitter.end() is None
 
 
 async def test_requests_beyond_what_servers_accept_are_refused_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(module, "MAX_MESSAGE_BYTES", 10_000)
     async with linked() as (link, peer):
         with pytest.raises(HostError) as refused:
-            await link.request("tools/call", {"text": "x" * 10_000})
+            await ask(link, params={"text": "x" * 10_000})
         assert refused.value.code == "request_too_large"
         # As long as the client wrote it, not three times as long in escapes.
         call = ask(link, params={"text": "é" * 4_000})
@@ -303,38 +341,26 @@ async def test_requests_beyond_what_servers_accept_are_refused_here(
         await call
 
 
-async def test_slow_or_failing_progress_is_its_own_clients_affair() -> None:
-    blocked, seen = asyncio.Event(), list[float]()
+async def test_progress_comes_by_its_token_and_a_fault_in_it_costs_nobody_an_answer() -> None:
+    seen: list[bytes] = []
 
-    async def never(progress: float, total: float | None, message: str | None) -> None:
-        seen.append(progress)
-        await blocked.wait()
-
-    async def fails(progress: float, total: float | None, message: str | None) -> None:
-        raise ConnectionResetError
+    def fails(report: Fields) -> None:
+        raise ValueError("ours")
 
     async with linked() as (link, peer):
-        slow = ask(link, progress=never)
-        slow_id = (await peer.next())["id"]
+        told = ask(link, progress=lambda report: seen.append(bytes(report["progress"])))
+        told_id = (await peer.next())["id"]
         broken = ask(link, progress=fails)
         broken_asked = await peer.next()
-        for number in range(500):
-            report = {"progress": number, "total": 500}
-            for token in (slow_id, broken_asked["id"]):
-                params = {"progressToken": token, **report}
+        for number in range(100):
+            for token in (told_id, broken_asked["id"], 10**9, "text", None):
+                params = {"progressToken": token, "progress": number}
                 peer.say({"method": "notifications/progress", "params": params})
-        other = ask(link)
-        peer.answer(await peer.next(), quick=True)
-        assert await asyncio.wait_for(other, 5) == {"quick": True}
         peer.answer(broken_asked, fine=True)
         assert await asyncio.wait_for(broken, 5) == {"fine": True}
-        peer.answer({"id": slow_id}, fine=True)
-        blocked.set()
-        assert await asyncio.wait_for(slow, 5) == {"fine": True}
-        # The oldest were dropped, the last one came, and in order.
-        assert seen == sorted(seen)
-        assert seen[-1] == 499
-        assert len(seen) < 200
+        peer.answer({"id": told_id}, fine=True)
+        assert await asyncio.wait_for(told, 5) == {"fine": True}
+        assert seen == [b"%d" % number for number in range(100)]
 
 
 async def test_cancelling_tells_the_server_and_waits_for_nothing() -> None:
@@ -382,9 +408,9 @@ async def test_odd_answers_are_errors_and_not_empty_results(
     async with linked() as (link, peer):
         call = ask(link)
         peer.say({"id": (await peer.next())["id"], **answer})
-        with pytest.raises(MCPError) as failed:
+        with pytest.raises(RpcError) as failed:
             await call
-        assert failed.value.error.code == code
+        assert failed.value.code == code
 
 
 async def test_a_server_that_hangs_up_fails_everything_that_waits() -> None:
@@ -409,7 +435,7 @@ async def test_more_calls_than_are_bearable_are_refused_with_the_reason(
         calls = [ask(link) for _ in range(3)]
         asked = [await peer.next() for _ in calls]
         with pytest.raises(HostError) as refused:
-            await link.request("tools/call", {})
+            await ask(link)
         assert refused.value.code == "busy"
         peer.answer(asked[0])
         await calls[0]
@@ -422,7 +448,11 @@ async def test_more_calls_than_are_bearable_are_refused_with_the_reason(
 
 async def test_what_a_server_asks_of_the_gateway_is_answered() -> None:
     heard: list[str] = []
-    async with linked(notified=heard.append) as (link, peer):
+
+    def notified(method: str, _: Raw) -> None:
+        heard.append(method)
+
+    async with linked(notified=notified) as (link, peer):
         peer.say({"id": "a", "method": "ping"})
         assert (await peer.next())["result"] == {}
         peer.say({"id": "b", "method": "sampling/createMessage", "params": {}})

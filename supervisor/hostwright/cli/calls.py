@@ -32,7 +32,7 @@ from hostwright.cli.output import (
 )
 from hostwright.manifest import SUPERVISOR
 from hostwright_kit.errors import HostError
-from hostwright_kit.server import ERROR_META
+from hostwright_kit.vouching import ERROR_META
 
 Result = TypeVar("Result")
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]

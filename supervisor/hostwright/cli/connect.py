@@ -1,33 +1,55 @@
 """`hostwright connect [NAME]`: joins this process's stdin and stdout to the daemon.
 
 What MCP clients are configured with. Standard library only, so that it starts in milliseconds.
-Without a daemon it becomes the server itself when NAME is one of ours (it then runs alone, under
-the same guard), and otherwise says what to do.
+Where they are pipes or sockets, stdin and stdout are handed to the daemon (SCM_RIGHTS), and this
+process becomes a shell that waits for the end of the session: it takes next to no memory, and no
+message goes through it. What cannot be handed over (a file, a terminal) is copied.
+
+Without a daemon: `--ensure` starts one; otherwise it becomes the server itself when NAME is one of
+ours (it then runs alone, under the same guard), and says what to do when it is not.
 """
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import selectors
 import socket
+import stat
 import sys
+import time
 from pathlib import Path
 
 CHUNK_BYTES = 65_536
-USAGE = "usage: hostwright connect [NAME]\n\nWithout NAME all servers are offered in one.\n"
+ENSURE_SECONDS = 60.0
+USAGE = """usage: hostwright connect [--ensure] [NAME]
+
+Without NAME all servers are offered in one. --ensure starts the daemon when none runs.
+"""
+# Ends with the daemon's side of the socket, which is its stdin. `exec` keeps the pid, so a signal
+# of the client's ends it, and with it the session.
+WAIT = "read -r _; exit 0"
 
 
 def connect_main(arguments: list[str]) -> None:
     """Does not return while the client is there."""
-    if any(word in ("-h", "--help") for word in arguments) or len(arguments) > 1:
+    ensure = "--ensure" in arguments
+    names = [word for word in arguments if word != "--ensure"]
+    if any(word.startswith("-") for word in names) or len(names) > 1:
         sys.stderr.write(USAGE)
-        raise SystemExit(0 if {"-h", "--help"} & set(arguments) else 2)
-    name = arguments[0] if arguments else "*"
-    connection = _open(name)
+        raise SystemExit(0 if {"-h", "--help"} & set(names) else 2)
+    name = names[0] if names else "*"
+    connection = _connected()
+    if connection is None and ensure:
+        connection = _started()
     if connection is None:
         _run_alone(name)
+    elif _can_hand_over():
+        _greet(connection, name, hand_over=True)
+        _wait(connection)
     else:
+        _greet(connection, name, hand_over=False)
         _copy(connection)
 
 
@@ -43,7 +65,7 @@ def socket_path() -> Path:
     return resolve_paths().runtime_dir / "connect.sock"
 
 
-def _open(name: str) -> socket.socket | None:
+def _connected() -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(str(socket_path()))
@@ -55,14 +77,60 @@ def _open(name: str) -> socket.socket | None:
             f"The daemon's socket {socket_path()} cannot be used: {error.strerror}.",
             "Run this as the user who runs the daemon.",
         )
-    connection.sendall(json.dumps({"connect": name}).encode() + b"\n")
+    return connection
+
+
+def _started() -> socket.socket:
+    """Start the daemon and wait for it. Of several that try at once, one daemon comes."""
+    # Slow anyway, so an import more does not matter.
+    import subprocess
+
+    command = [sys.executable, "-m", "hostwright", "up", "--detach"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    deadline = time.monotonic() + ENSURE_SECONDS
+    while (connection := _connected()) is None:
+        # Refused, when somebody else was just starting it: then that one will come.
+        if time.monotonic() > deadline:
+            said = (done.stderr or done.stdout).strip()
+            _fail(f"The daemon did not start. It said: {said}", "See `hostwright logs daemon`.")
+        time.sleep(0.02)
+    return connection
+
+
+def _can_hand_over() -> bool:
+    """Whether the daemon's event loop can serve stdin and stdout itself."""
+    for fd in (0, 1):
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            return False
+    return True
+
+
+def _greet(connection: socket.socket, name: str, *, hand_over: bool) -> None:
+    hello = json.dumps({"connect": name}).encode() + b"\n"
+    if hand_over:
+        rights = array.array("i", (0, 1))
+        connection.sendmsg([hello], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    else:
+        connection.sendall(hello)
     answer = json.loads(_read_line(connection) or "{}")
     if not answer.get("connected"):
         _fail(
             f"The daemon refused the connection: {answer.get('error', 'it hung up')}.",
             "See `hostwright status`.",
         )
-    return connection
+
+
+def _wait(connection: socket.socket) -> None:
+    """Become the smallest process that lives as long as the session."""
+    # Nothing of the client's pipes may stay open here: their end is to be seen when the daemon
+    # closes its side.
+    os.dup2(connection.fileno(), 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)
+    os.execv("/bin/sh", ["sh", "-c", WAIT])  # noqa: S606 - becoming it is the point
 
 
 def _read_line(connection: socket.socket) -> bytes:

@@ -37,6 +37,7 @@ from hostwright.keeper import logs as keeper_logs
 from hostwright.keeper import processes
 from hostwright.keeper.pidfile import daemon_pid
 from hostwright.keeper.status import ServerEvent, ServerStatus
+from hostwright.loop import run
 from hostwright.status import DaemonStatus
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import resolve_paths
@@ -77,7 +78,7 @@ def up(
     if detach:
         _up_detached(as_json=json)
         return
-    asyncio.run(_up_here(as_json=json))
+    run(_up_here(as_json=json))
 
 
 def down(*, json: Json = False) -> None:

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
-from mcp.shared.exceptions import MCPError
-from mcp_types.methods import validate_server_result
-from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
-from pydantic import BaseModel, ValidationError
-
+from hostwright.gateway.codec import RpcError
+from hostwright.gateway.entries import fault
 from hostwright.gateway.link import Asks, LinkLostError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +47,7 @@ MAX_ENTRIES = 5_000
 Entries = list[dict[str, Any]]
 
 
-class Owned(BaseModel, frozen=True):
+class Owned(NamedTuple):
     """One entry of a list, as clients see it, with its owner and the name it has there."""
 
     server: str
@@ -76,17 +73,19 @@ class Catalog:
         self._may = offers
         self._offers: dict[str, Offer] = {}
         self._listings: dict[tuple[Kind, tuple[str, ...]], dict[str, Owned]] = {}
+        self.version = 0
+        """Counts changes: what was made of the lists is good while it stays the same."""
 
     async def refresh(
         self, link: Asks, capabilities: Mapping[str, Any], kinds: Iterable[Kind] = METHODS
-    ) -> bool:
-        """Fetch the lists of one server; True when anything changed.
+    ) -> frozenset[Kind]:
+        """Fetch the lists of one server; returns those that changed.
 
-        Raises `LinkLostError` when the server ends meanwhile, and `MCPError` when it does not
+        Raises `LinkLostError` when the server ends meanwhile, and `RpcError` when it does not
         tell its tools; what was known before then stays.
         """
         offer = self._offers.get(link.server) or Offer()
-        changed = False
+        changed: set[Kind] = set()
         for kind in kinds:
             if CAPABILITY[kind] not in capabilities:
                 continue
@@ -95,13 +94,17 @@ class Catalog:
                 continue
             offer.said[kind] = said
             offer.shown[kind] = self._fit_to_be_shown(link.server, kind, said)
-            self._listings.clear()
-            changed = True
+            self._forget()
+            changed.add(kind)
         if link.server not in self._offers:
             # Only now: half an offer would look like all of it.
             self._offers[link.server] = offer
-            self._listings.clear()
-        return changed
+            self._forget()
+        return frozenset(changed)
+
+    def _forget(self) -> None:
+        self._listings.clear()
+        self.version += 1
 
     def count(self, server: str, kind: Kind = "tools") -> int | None:
         """How many entries a server has; None when it was never asked."""
@@ -145,8 +148,8 @@ class Catalog:
         names: set[str] = set()
         key = IDENTITY[kind]
         for entry in said:
-            if (fault := _fault(kind, entry)) is not None:
-                logger.warning("an entry of %s's %s is left out: %s", server, kind, fault)
+            if (why := fault(kind, entry)) is not None:
+                logger.warning("an entry of %s's %s is left out: %s", server, kind, why)
                 continue
             name = str(entry[key])
             if name in names:
@@ -175,7 +178,7 @@ async def _fetch(link: Asks, kind: Kind) -> list[Any] | None:
             page = await link.request(METHODS[kind], {"cursor": cursor} if cursor else {})
         except LinkLostError:
             raise
-        except MCPError as error:
+        except RpcError as error:
             if kind == "tools":
                 raise
             # A server may declare resources and yet know no templates.
@@ -189,16 +192,3 @@ async def _fetch(link: Asks, kind: Kind) -> list[Any] | None:
     if cursor or len(entries) > MAX_ENTRIES:
         logger.warning("%s has more %s than are shown (%d)", link.server, kind, MAX_ENTRIES)
     return entries[:MAX_ENTRIES]
-
-
-def _fault(kind: Kind, entry: object) -> str | None:
-    """Why clients of one era or the other could not read this entry."""
-    for version in (LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION):
-        page = {kind: [entry], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
-        try:
-            validate_server_result(METHODS[kind], version, page)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"][2:])
-            return f"{where}: {first['msg']}"[:300]
-    return None

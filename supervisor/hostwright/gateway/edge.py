@@ -1,376 +1,276 @@
-"""The side that clients see: one MCP endpoint per set of servers, both protocol eras.
+"""The methods that clients may call, in either era: what is answered here, what a server answers.
 
-The SDK's low-level server does sessions, eras and the shape of every answer; the handlers here
-pass requests on and answers back without looking into them. A question of a server to the user
-(`InputRequiredResult`) goes through as it is to a client of the new era; to a client with a
-handshake session it becomes an `elicitation/create` and a second request behind it.
+Fronts (`line_front.py`, `http_front.py`) bring requests in; here each is checked, and answered from
+the view's encoded lists or passed to the server that owns the name.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, Callable, Mapping
 
-import mcp_types as mcp
-from mcp.server.caching import CacheableMethod, CacheHint
-from mcp.server.context import ServerRequestContext
-from mcp.server.lowlevel.server import Server
-from mcp.server.subscriptions import (
-    InMemorySubscriptionBus,
-    ListenHandler,
-    PromptsListChanged,
-    ResourcesListChanged,
-    ToolsListChanged,
-)
-from mcp.shared.exceptions import MCPError
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel, ValidationError
+from msgspec import Raw
 
-from hostwright import __version__
-from hostwright.gateway.catalog import Catalog, Kind, Owned
-from hostwright.gateway.link import Asker, Asks, LinkLostError
-from hostwright.gateway.metrics import CALLS
-from hostwright.gateway.sessions import AnnouncingServer, Sessions
-from hostwright_kit.asking import ANSWER_TIMEOUT_SECONDS
-from hostwright_kit.caller import Caller, Transport
+from hostwright.gateway import codec
+from hostwright.gateway.asker import MODERN, VERSION_META, Origin
+from hostwright.gateway.behind import Behind
+from hostwright.gateway.calls import Call
+from hostwright.gateway.catalog import Kind, Owned
+from hostwright.gateway.codec import ABSENT, INVALID_PARAMS, Message, RpcError
+from hostwright.gateway.envelope import meta_of, open_envelope, params_of, progress_token
+from hostwright.gateway.listening import Listening
+from hostwright.gateway.request import Outlet, Request
+from hostwright.gateway.resources import Resources
+from hostwright.gateway.results import tool_error
+from hostwright.gateway.session import Session
+from hostwright.gateway.view import View
 from hostwright_kit.errors import HostError
-from hostwright_kit.identity import TOKEN_SCOPE
 
-logger = logging.getLogger(__name__)
-
-Ctx = ServerRequestContext[Any, Any]
-Raw = dict[str, Any]
-MAX_QUESTIONS = 5
-MAX_CURSOR_DIGITS = 9
 # What a client asks right after the daemon's start is not answered with half of the truth. A list
 # waits less long: one slow server must not keep the others from being seen.
-LIST_SECONDS = 5.0
+LIST_SECONDS = 10.0
 FIND_SECONDS = 20.0
-RESOURCE_NOT_FOUND = (mcp.INVALID_PARAMS, -32002)
-"""The new era's code, and the one of the handshake era."""
-CACHEABLE: tuple[CacheableMethod, ...] = (
-    "server/discover",
-    "tools/list",
-    "resources/list",
-    "resources/templates/list",
-    "resources/read",
-    "prompts/list",
+LEVELS = frozenset(
+    ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 )
-PAGE_SIZE = 200
-SERVER_UNAVAILABLE = -32000
-ERROR_META = "dev.hostwright/error"
-
-
-class Origin(BaseModel, frozen=True):
-    """What a listener knows of whoever connected to it."""
-
-    transport: Transport
-    uid: int | None = None
-
-
-ORIGIN_SCOPE = "hostwright.origin"
-"""Key of the ASGI scope under which an HTTP listener puts its `Origin`."""
-
-origin: ContextVar[Origin | None] = ContextVar("hostwright_origin", default=None)
-"""Set for everything that comes in over a connection that is not HTTP."""
-
-
-class Backends(Protocol):
-    """The servers behind an edge."""
-
-    catalog: Catalog
-
-    def names(self) -> Sequence[str]:
-        """The servers that are offered now."""
-        ...
-
-    async def link(self, server: str) -> Asks:
-        """The open link of a server; waits, bounded, while the server starts."""
-        ...
-
-    async def met(self, servers: Sequence[str], timeout_seconds: float) -> None:
-        """Wait, bounded, for servers that are starting and whose offer is not known yet."""
-        ...
+LISTS: Mapping[str, Kind] = {
+    "tools/list": "tools",
+    "resources/list": "resources",
+    "resources/templates/list": "resourceTemplates",
+    "prompts/list": "prompts",
+}
 
 
 class Edge:
-    """One endpoint over the servers that `select` names."""
+    """What clients of every front can ask."""
 
-    def __init__(self, name: str, backends: Backends, select: Callable[[], Sequence[str]]) -> None:
-        self._backends = backends
-        self._select = select
-        self.bus = InMemorySubscriptionBus()
-        self._sessions = Sessions()
-        self._telling: set[asyncio.Future[None]] = set()
-        self.server: Server[Any] = AnnouncingServer(
-            name,
-            version=__version__,
-            instructions="Tools of this machine, under its owner's control. A call that needs "
-            "the owner's approval answers with an error that says how it is given.",
-            # The new era wants them said; what changes is announced, so nothing is cached blindly.
-            cache_hints=dict.fromkeys(CACHEABLE, CacheHint(ttl_ms=0, scope="private")),
-            on_list_tools=self._list_tools,  # type: ignore[arg-type] - the runner takes mappings
-            on_call_tool=self._call_tool,  # type: ignore[arg-type]
-            on_list_resources=self._list_resources,  # type: ignore[arg-type]
-            on_list_resource_templates=self._list_templates,  # type: ignore[arg-type]
-            on_read_resource=self._read_resource,  # type: ignore[arg-type]
-            on_list_prompts=self._list_prompts,  # type: ignore[arg-type]
-            on_get_prompt=self._get_prompt,  # type: ignore[arg-type]
-            on_subscriptions_listen=ListenHandler(self.bus),
+    def __init__(self, behind: Behind, listening: Listening, resources: Resources) -> None:
+        self._behind = behind
+        self.listening = listening
+        self.resources = resources
+        self._waiting: set[asyncio.Future[None]] = set()
+        shared: dict[str, Callable[[Request], None]] = {
+            **dict.fromkeys(LISTS, self._list),
+            "tools/call": self._call_tool,
+            "resources/read": self._read,
+            "prompts/get": self._get_prompt,
+            "completion/complete": self._complete,
+        }
+        self._modern: Mapping[str, Callable[[Request], None]] = {
+            **shared,
+            "server/discover": lambda request: request.succeed(request.view.discover),
+            "subscriptions/listen": self._listen,
+        }
+        self._legacy: Mapping[str, Callable[[Request], None]] = {
+            **shared,
+            "ping": lambda request: request.succeed(b"{}"),
+            "logging/setLevel": self._set_level,
+            "resources/subscribe": self._subscribe,
+            "resources/unsubscribe": self._unsubscribe,
+        }
+
+    # -- entrances -------------------------------------------------------------------------------
+
+    def serve_modern(
+        self,
+        message: Message,
+        outlet: Outlet,
+        view: View,
+        origin: Origin,
+        *,
+        headers: Mapping[str, str] | None = None,
+        begin: Callable[[Request], bool] = lambda _: True,
+    ) -> Request:
+        """Work on a request that stands alone; raises `RpcError` when it is wrong in itself."""
+        method = codec.text(message.method) or ""
+        envelope = open_envelope(method, params_of(message), origin, headers)
+        handle = self._modern.get(method)
+        if handle is None:
+            raise _not_found(method)
+        request = Request(
+            bytes(message.id),
+            method,
+            envelope.params,
+            asker=envelope.asker,
+            view=view,
+            outlet=outlet,
+            progress=envelope.progress,
         )
-        self.server.middleware.append(self._sessions.notice)
+        if begin(request):
+            _handled(handle, request)
+        return request
+
+    def serve_legacy(self, message: Message, outlet: Outlet, session: Session) -> Request:
+        """Work on a request of a session; raises `RpcError` when it is wrong in itself."""
+        method = codec.text(message.method) or ""
+        handle = self._legacy.get(method)
+        if handle is None:
+            raise _not_found(method)
+        params = params_of(message)
+        meta = meta_of(params)
+        if meta is not None and VERSION_META in meta:
+            raise RpcError(
+                codec.INVALID_REQUEST,
+                "This session is of the handshake era; a request with the envelope of "
+                f"{MODERN} is not for it.",
+            )
+        request = Request(
+            bytes(message.id),
+            method,
+            params,
+            asker=session.client,
+            view=session.view,
+            outlet=outlet,
+            session=session,
+            progress=progress_token(meta),
+        )
+        if session.begin(request):
+            _handled(handle, request)
+        return request
+
+    def before_initialize(self, method: str) -> RpcError:
+        """Why a request of the handshake era is refused that comes before the handshake."""
+        if method not in self._legacy:
+            return _not_found(method)
+        return RpcError(INVALID_PARAMS, "Open the session first: initialize.")
+
+    def open(self, session: Session) -> None:
+        """A session says that it is ready (`notifications/initialized`)."""
+        session.initialized = True
+        self.listening.join(session)
+
+    def close(self, session: Session) -> None:
+        """A session ended."""
+        self.listening.leave(session)
+        self.resources.forget(session)
+        session.close()
+
+    # -- lists -----------------------------------------------------------------------------------
+
+    def _list(self, request: Request) -> None:
+        cursor = request.params.get("cursor", ABSENT)
+        where = codec.text(cursor)
+        if where is None and bytes(cursor) not in (b"", codec.NULL):
+            raise RpcError(INVALID_PARAMS, "A cursor is a text.")
+        kind = LISTS[request.method]
+
+        def answer() -> None:
+            request.succeed(request.view.page(kind, where, modern=request.modern))
+
+        self._once_met(request, LIST_SECONDS, answer)
+
+    def _once_met(self, request: Request, seconds: float, go: Callable[[], None]) -> None:
+        """Go on now; or, while servers are starting, when they have been met."""
+        servers = request.view.select()
+        if not self._behind.unmet(servers):
+            go()
+            return
+
+        async def later() -> None:
+            await self._behind.met(servers, seconds)
+            if request.open:
+                _handled(lambda _: go(), request)
+
+        self._run(request, later())
+
+    def _run(self, request: Request, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+        def cancel() -> None:
+            task.cancel()
+
+        request.on_cancel = cancel
+
+    # -- what servers answer ---------------------------------------------------------------------
+
+    def _call_tool(self, request: Request) -> None:
+        name = _wanted(request, "name")
+        if codec.first(request.params.get("arguments", ABSENT)) not in (b"", b"{", b"n"):
+            raise RpcError(INVALID_PARAMS, "arguments is an object.")
+
+        def unknown() -> None:
+            error = HostError(
+                f"There is no tool {name!r} here.",
+                fix="Ask tools/list for the names.",
+                code="unknown_tool",
+            )
+            request.succeed(tool_error(error, modern=request.modern))
+
+        self._to_owner(request, "tools", name, unknown)
+
+    def _get_prompt(self, request: Request) -> None:
+        name = _wanted(request, "name")
+        if codec.first(request.params.get("arguments", ABSENT)) not in (b"", b"{", b"n"):
+            raise RpcError(INVALID_PARAMS, "arguments is an object.")
+
+        def unknown() -> None:
+            request.fail(RpcError(INVALID_PARAMS, f"Unknown prompt: {name!r}"))
+
+        self._to_owner(request, "prompts", name, unknown)
+
+    def _to_owner(
+        self, request: Request, kind: Kind, name: str, unknown: Callable[[], None]
+    ) -> None:
+        if (owned := request.view.owner(kind, name)) is not None:
+            self._pass_on(request, owned)
+            return
+
+        def again() -> None:
+            if (found := request.view.owner(kind, name)) is not None:
+                self._pass_on(request, found)
+            else:
+                unknown()
+
+        self._once_met(request, FIND_SECONDS, again)
+
+    def _pass_on(self, request: Request, owned: Owned) -> None:
+        params = request.params
+        if owned.name != owned.shown:
+            params = {**params, "name": Raw(codec.encode(owned.name))}
+        Call(self._behind, request, owned, params).start()
+
+    def _read(self, request: Request) -> None:
+        uri = _wanted(request, "uri")
+        self._once_met(request, FIND_SECONDS, lambda: self.resources.read(request, uri))
+
+    def _complete(self, request: Request) -> None:
+        self.resources.complete(request)
+
+    # -- what is kept here -----------------------------------------------------------------------
+
+    def _listen(self, request: Request) -> None:
+        listener = self.listening.listen(request)
+        self.resources.watch(listener)
+
+    def _set_level(self, request: Request) -> None:
         # Handshake-era clients set a level first thing. Servers log to their own stderr here, so
         # there is nothing to set; refusing it would only frighten them.
-        self.server.add_request_handler(
-            "logging/setLevel", mcp.SetLevelRequestParams, self._set_level
-        )
+        if codec.text(request.params.get("level")) not in LEVELS:
+            raise RpcError(INVALID_PARAMS, f"level is one of {', '.join(sorted(LEVELS))}.")
+        request.succeed(b"{}")
 
-    def announce(self) -> None:
-        """Tell clients of both eras that the offer changed."""
-        task = asyncio.ensure_future(self._announce())
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+    def _subscribe(self, request: Request) -> None:
+        self._run(request, self.resources.subscribe(request, _wanted(request, "uri")))
 
-    async def _announce(self) -> None:
-        for event in (ToolsListChanged(), ResourcesListChanged(), PromptsListChanged()):
-            await self.bus.publish(event)
-        await self._sessions.tell_all()
-
-    async def _set_level(self, ctx: Ctx, params: mcp.SetLevelRequestParams) -> mcp.EmptyResult:
-        return mcp.EmptyResult()
-
-    async def _list_tools(self, ctx: Ctx, params: Any) -> Raw:
-        return await self._list("tools", params)
-
-    async def _list_resources(self, ctx: Ctx, params: Any) -> Raw:
-        return await self._list("resources", params)
-
-    async def _list_templates(self, ctx: Ctx, params: Any) -> Raw:
-        return await self._list("resourceTemplates", params)
-
-    async def _list_prompts(self, ctx: Ctx, params: Any) -> Raw:
-        return await self._list("prompts", params)
-
-    async def _list(self, kind: Kind, params: Any) -> Raw:
-        await self._backends.met(self._select(), LIST_SECONDS)
-        items = self._backends.catalog.listing(kind, self._select())
-        cursor = getattr(params, "cursor", None)
-        start = _position(cursor, len(items))
-        page: Raw = {
-            kind: [item.entry for item in items[start : start + PAGE_SIZE]],
-            "resultType": "complete",
-        }
-        more = start + PAGE_SIZE < len(items)
-        return {**page, "nextCursor": str(start + PAGE_SIZE)} if more else page
-
-    async def _call_tool(self, ctx: Ctx, params: Any) -> Raw:
-        raw = _raw(ctx)
-        owned = await self._owner("tools", str(raw.get("name")))
-        if owned is None:
-            return _tool_error(
-                HostError(
-                    f"There is no tool {raw.get('name')!r} here.",
-                    fix="Ask tools/list for the names.",
-                    code="unknown_tool",
-                )
-            )
-        started = time.perf_counter()
-        outcome = "failed"
-        try:
-            result = await self._forward(
-                ctx, owned.server, "tools/call", {**raw, "name": owned.name}
-            )
-            _check_answer(owned, result)
-            outcome = "error" if result.get("isError") else "ok"
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        except LinkLostError:
-            return _tool_error(_lost(owned))
-        except HostError as error:
-            return _tool_error(error)
-        finally:
-            CALLS.labels(owned.server, owned.name, outcome).observe(time.perf_counter() - started)
-        return result
-
-    async def _read_resource(self, ctx: Ctx, params: Any) -> Raw:
-        raw = _raw(ctx)
-        uri = str(raw.get("uri"))
-        for server, asked in await self._readers(uri):
-            try:
-                return await self._forward_plain(
-                    ctx, server, "resources/read", {**raw, "uri": asked}
-                )
-            except MCPError as error:
-                # Not one of this server's templates; the next may know it.
-                if error.error.code not in RESOURCE_NOT_FOUND:
-                    raise
-        raise MCPError(mcp.INVALID_PARAMS, f"Resource not found: {uri!r}", {"uri": uri})
-
-    async def _readers(self, uri: str) -> list[tuple[str, str]]:
-        """The servers that may have a resource, each with the name that it knows it by."""
-        if (owned := await self._owner("resources", uri)) is not None:
-            return [(owned.server, owned.name)]
-        found: dict[tuple[str, str], None] = {}
-        for item in self._backends.catalog.listing("resourceTemplates", self._select()):
-            # What stands before the first variable (RFC 6570) tells most servers apart; each judges
-            # the rest itself.
-            if uri.startswith(item.shown.partition("{")[0]):
-                found[item.server, uri.removeprefix(item.shown.removesuffix(item.name))] = None
-        return list(found)
-
-    async def _get_prompt(self, ctx: Ctx, params: Any) -> Raw:
-        raw = _raw(ctx)
-        owned = await self._owner("prompts", str(raw.get("name")))
-        if owned is None:
-            raise MCPError(mcp.INVALID_PARAMS, f"Unknown prompt: {raw.get('name')!r}")
-        return await self._forward_plain(
-            ctx, owned.server, "prompts/get", {**raw, "name": owned.name}
-        )
-
-    async def _forward_plain(self, ctx: Ctx, server: str, method: str, params: Raw) -> Raw:
-        """`_forward` for what has no `isError` in its result."""
-        try:
-            return await self._forward(ctx, server, method, params)
-        except HostError as error:
-            raise MCPError(SERVER_UNAVAILABLE, str(error), _detail(error)) from error
-
-    async def _owner(self, kind: Kind, shown: str) -> Owned | None:
-        catalog, servers = self._backends.catalog, self._select()
-        if (owned := catalog.owner(kind, shown, servers)) is None:
-            await self._backends.met(servers, FIND_SECONDS)
-            owned = catalog.owner(kind, shown, servers)
-        return owned
-
-    async def _forward(self, ctx: Ctx, server: str, method: str, params: Raw) -> Raw:
-        """Pass one request on, and a question of the server to the user back."""
-        asker = _asker(ctx)
-        modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
-        for _ in range(MAX_QUESTIONS):
-            link = await self._backends.link(server)
-            result = await link.request(
-                method, params, asker=asker, progress=ctx.session.report_progress
-            )
-            if result.get("resultType") != "input_required" or modern:
-                # A server of the handshake era does not say what the new era requires.
-                return {"resultType": "complete", **result}
-            params = await _ask_legacy(ctx, params, result)
-        raise MCPError(
-            SERVER_UNAVAILABLE, f"{server} asked more than {MAX_QUESTIONS} times in one call."
-        )
+    def _unsubscribe(self, request: Request) -> None:
+        self._run(request, self.resources.unsubscribe(request, _wanted(request, "uri")))
 
 
-async def _ask_legacy(ctx: Ctx, params: Raw, result: Mapping[str, Any]) -> Raw:
-    """Put a server's questions over the client's session; the request to repeat with answers."""
-    questions = cast("Mapping[str, Any]", result.get("inputRequests") or {})
-    answers: Raw = {}
-    for key, question in questions.items():
-        if question.get("method") != "elicitation/create":
-            raise MCPError(SERVER_UNAVAILABLE, f"The server asks for {question.get('method')!r}.")
-        try:
-            asked = mcp.ElicitRequestFormParams.model_validate(question.get("params"))
-        except ValidationError as error:
-            why = "The server asks a question that this client's protocol cannot carry."
-            raise MCPError(SERVER_UNAVAILABLE, why) from error
-        answers[key] = await _elicit(ctx, asked)
-    repeated = {**params, "inputResponses": answers}
-    if "requestState" in result:
-        repeated["requestState"] = result["requestState"]
-    return repeated
-
-
-async def _elicit(ctx: Ctx, asked: mcp.ElicitRequestFormParams) -> Raw:
-    """One question over the session. No answer in time counts as a closed prompt."""
+def _handled(handle: Callable[[Request], None], request: Request) -> None:
     try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-            answer = await ctx.session.elicit_form(
-                message=asked.message,
-                requested_schema=asked.requested_schema,
-                related_request_id=ctx.request_id,
-            )
-    except (TimeoutError, MCPError, ValidationError) as error:
-        logger.info("a question was not answered by the client: %s", error)
-        return {"action": "cancel"}
-    return answer.model_dump(by_alias=True, mode="json", exclude_none=True)
+        handle(request)
+    except RpcError as error:
+        request.fail(error)
 
 
-def _asker(ctx: Ctx) -> Asker:
-    """Who is calling, from what the listener, the token and the session say."""
-    scope = ctx.request.scope if ctx.request is not None else {}
-    came = scope.get(ORIGIN_SCOPE) or origin.get() or Origin(transport="http")
-    token = scope.get(TOKEN_SCOPE)
-    params = ctx.session.client_params
-    capabilities = ctx.session.client_capabilities
-    caller = Caller(
-        client=_plain(params.client_info.name, 200) if params else "unknown",
-        version=_plain(params.client_info.version, 100) if params else "",
-        uid=came.uid,
-        transport=came.transport,
-        token=token,
-        via_gateway=True,
-    )
-    declared = (
-        capabilities.model_dump(by_alias=True, mode="json", exclude_none=True)
-        if capabilities
-        else {}
-    )
-    return Asker(caller, declared)
+def _wanted(request: Request, key: str) -> str:
+    found = codec.text(request.params.get(key))
+    if found is None:
+        raise RpcError(INVALID_PARAMS, f"{request.method} needs {key}, a text.")
+    return found
 
 
-def _plain(text: str, limit: int) -> str:
-    """A stranger's word about itself, fit for the owner's prompt: no line breaks, no controls."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text[:limit])
-
-
-def _raw(ctx: Ctx) -> Raw:
-    return dict(ctx.params or {})
-
-
-def _position(cursor: str | None, size: int) -> int:
-    if cursor is None:
-        return 0
-    ours = cursor.isascii() and cursor.isdigit() and len(cursor) <= MAX_CURSOR_DIGITS
-    if not ours or int(cursor) > size:
-        raise MCPError(mcp.INVALID_PARAMS, f"The cursor {cursor[:40]!r} is not one of ours.")
-    return int(cursor)
-
-
-def _lost(owned: Owned) -> HostError:
-    read_only = (owned.entry.get("annotations") or {}).get("readOnlyHint") is True
-    if read_only:
-        fix = "It only reads: call it again, the server is being restarted."
-    else:
-        fix = "It may have taken effect: look at receipt_list (or the ledger) before repeating it."
-    return HostError(
-        f"The server {owned.server} ended while {owned.name} was running.",
-        fix=fix,
-        code="server_ended",
-    )
-
-
-def _check_answer(owned: Owned, result: Mapping[str, Any]) -> None:
-    """The SDK lets an answer without content through to clients of the new era."""
-    if result["resultType"] == "complete" and not isinstance(result.get("content"), list):
-        raise HostError(
-            f"The server {owned.server} answered {owned.name} with something invalid.",
-            fix="It is a fault of that server; look at its documentation and version.",
-            code="bad_answer",
-        )
-
-
-def _tool_error(error: HostError) -> Raw:
-    """An error that agents read: a result with `isError`, like those of the servers."""
-    return {
-        "resultType": "complete",
-        "content": [{"type": "text", "text": str(error)}],
-        "isError": True,
-        "_meta": {ERROR_META: _detail(error)},
-    }
-
-
-def _detail(error: HostError) -> Raw:
-    return {"code": error.code, "message": error.message, "fix": error.fix}
+def _not_found(method: str) -> RpcError:
+    return RpcError(codec.METHOD_NOT_FOUND, "Method not found", codec.encode(method[:200]))

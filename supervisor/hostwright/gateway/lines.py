@@ -1,12 +1,11 @@
-"""Lines of a server's stdout, where no line is too long to be got over.
+"""Bytes into lines, where no line is too long to be got over.
 
-A line beyond the reader's limit is read to its end and dropped; its first and last bytes are kept,
-because they say which request it was to answer.
+A line beyond the bound is passed over to its end; its first and last bytes are kept, because they
+say which request it was to answer.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 KEPT_BYTES = 256
@@ -28,30 +27,50 @@ class TooLong:
         return int(found[1]) if found else None
 
 
-async def next_line(reader: asyncio.StreamReader) -> bytes | TooLong | None:
-    """The next line that is not blank; None at the end."""
-    while True:
-        try:
-            line = await reader.readuntil(b"\n")
-        except asyncio.IncompleteReadError as end:
-            # A last line without its end may be half of one.
-            return end.partial if end.partial.strip() else None
-        except asyncio.LimitOverrunError as overrun:
-            return await _skip(reader, overrun.consumed)
-        if line.strip():
-            return line
+class Lines:
+    """Takes bytes as they come and gives the lines that they complete."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._head = b""
+
+    def feed(self, data: bytes) -> list[bytes | TooLong]:
+        """The lines that `data` completes, without their ends and without blank ones."""
+        pieces = data.split(b"\n")
+        rest = pieces.pop()
+        found: list[bytes | TooLong] = []
+        for piece in pieces:
+            if self._size:
+                self._keep(piece)
+                line = self._taken()
+            else:
+                line = piece if len(piece) <= self._limit else _cut(piece)
+            if isinstance(line, TooLong) or line.strip():
+                found.append(line)
+        if rest:
+            self._keep(rest)
+        return found
+
+    def end(self) -> bytes | TooLong | None:
+        """What stands after the last line's end; it may be half of a line."""
+        line = self._taken()
+        return line if isinstance(line, TooLong) or line.strip() else None
+
+    def _keep(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size > self._limit:
+            whole = b"".join(self._parts)
+            self._head = self._head or whole[:KEPT_BYTES]
+            self._parts = [whole[-KEPT_BYTES:]]
+
+    def _taken(self) -> bytes | TooLong:
+        whole, head, size = b"".join(self._parts), self._head, self._size
+        self._parts, self._head, self._size = [], b"", 0
+        return TooLong(head, whole[-KEPT_BYTES:]) if size > self._limit else whole
 
 
-async def _skip(reader: asyncio.StreamReader, consumed: int) -> TooLong:
-    head, tail = b"", b""
-    while True:
-        try:
-            part = await reader.readexactly(consumed)
-            head, tail = (head or part[:KEPT_BYTES]), (tail + part[-KEPT_BYTES:])[-KEPT_BYTES:]
-            rest = await reader.readuntil(b"\n")
-        except asyncio.LimitOverrunError as overrun:
-            consumed = overrun.consumed
-        except asyncio.IncompleteReadError as end:
-            return TooLong(head, (tail + end.partial)[-KEPT_BYTES:])
-        else:
-            return TooLong(head, (tail + rest)[-KEPT_BYTES:])
+def _cut(line: bytes) -> TooLong:
+    return TooLong(line[:KEPT_BYTES], line[-KEPT_BYTES:])

@@ -10,7 +10,7 @@ from hostwright.keeper.status import ServerStatus
 
 REGISTRY = CollectorRegistry()
 
-CALLS = Histogram(
+_CALLS = Histogram(
     "hostwright_call_seconds",
     "Tool calls through the gateway.",
     ("server", "tool", "outcome"),
@@ -44,6 +44,18 @@ MEMORY = Gauge(
     ("server",),
     registry=REGISTRY,
 )
+
+
+_children: dict[tuple[str, str, str], Histogram] = {}
+
+
+def observe(server: str, tool: str, outcome: str, seconds: float) -> None:
+    """One call. The labels are looked up once: that costs more than the counting."""
+    key = (server, tool, outcome)
+    child = _children.get(key)
+    if child is None:
+        child = _children[key] = _CALLS.labels(*key)
+    child.observe(seconds)
 
 
 def render(servers: Sequence[ServerStatus]) -> bytes:

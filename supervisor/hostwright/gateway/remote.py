@@ -1,11 +1,13 @@
 """A link to a server that runs elsewhere, over streamable HTTP.
 
 The official client does transport, eras and sessions; the gateway's identity is what the other
-side sees, because it has no reason to believe who we say is calling.
+side sees, because it has no reason to believe who we say is calling. It is imported when the first
+such server is met: few suites have one, and it brings a whole MCP implementation along.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -16,11 +18,13 @@ import mcp_types as mcp
 from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, METHOD_NOT_FOUND
+from msgspec import Raw
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hostwright.gateway.link import SUPERVISOR, Asker, LinkLostError
-from hostwright.gateway.reports import Progress
+from hostwright.gateway import codec
+from hostwright.gateway.asker import Asker
+from hostwright.gateway.codec import Fields, RpcError
+from hostwright.gateway.link import BaseLink, Done, LinkLostError, Progress
 from hostwright.keeper.server import Remote
 
 
@@ -30,15 +34,17 @@ class _Raw(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class RemoteLink:
+class RemoteLink(BaseLink):
     """The same questions as `Link`, put over HTTP."""
 
     def __init__(self, remote: Remote) -> None:
-        self.server = remote.name
+        super().__init__(remote.name)
+        self.legacy = False
         self._client: Client[Any] = Client(
             StreamableHttpTransport(remote.url, headers=dict(remote.headers))
         )
         self._open = AsyncExitStack()
+        self._asking: dict[int, asyncio.Task[None]] = {}
 
     @property
     def alive(self) -> bool:
@@ -55,35 +61,65 @@ class RemoteLink:
         """One round trip that asks for nothing."""
         try:
             await self.request("ping", {})
-        except MCPError as error:
+        except RpcError as error:
             # The new era has no ping; that it says so is as good an answer.
-            if error.error.code != METHOD_NOT_FOUND:
+            if error.code != codec.METHOD_NOT_FOUND:
                 raise
 
-    async def request(
+    def send(
         self,
         method: str,
-        params: Mapping[str, Any],
-        *,
-        asker: Asker = SUPERVISOR,
+        params: Fields,
+        asker: Asker,
+        done: Done,
         progress: Progress | None = None,
-    ) -> dict[str, Any]:
-        """Ask; raises `MCPError` when the server answers with an error."""
+    ) -> int:
+        """Ask; returns what `cancel` takes. Raises when the question cannot be put."""
         if not self.alive:
             raise LinkLostError(self.server)
-        rest = {key: value for key, value in params.items() if key != "_meta"}
-        # Parametrized: the bare class would keep only the params that it knows, that is none.
-        request = mcp.Request[dict[str, Any], str](method=method, params=rest)
-        try:
-            session = self._client.session
-            answer = await session.send_request(request, _Raw, progress_callback=progress)
-        except (httpx2.HTTPError, RuntimeError, anyio.ClosedResourceError) as error:
-            raise LinkLostError(self.server) from error
-        except (ValidationError, ValueError) as error:
-            text = f"The server {self.server} answered with what the protocol does not allow."
-            raise MCPError(INTERNAL_ERROR, text) from error
-        return answer.model_dump()
+        number = self._admit(done, progress, asker)
+        plain = {key: codec.value(raw) for key, raw in params.items() if key != "_meta"}
+        task = asyncio.create_task(self._ask(number, method, plain, progress))
+        self._asking[number] = task
+        task.add_done_callback(lambda _: self._asking.pop(number, None))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Nobody waits for that answer any longer."""
+        self._pending.pop(number, None)
+        if (task := self._asking.get(number)) is not None:
+            task.cancel()
 
     async def close(self) -> None:
         """Hang up."""
+        for task in list(self._asking.values()):
+            task.cancel()
+        for number in list(self._pending):
+            self._settle(number, None, LinkLostError(self.server))
         await self._open.aclose()
+
+    async def _ask(
+        self, number: int, method: str, params: Mapping[str, Any], told: Progress | None
+    ) -> None:
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            said = {"progress": progress, "total": total, "message": message}
+            if told is not None:
+                told({key: Raw(codec.encode(one)) for key, one in said.items()})
+
+        # Parametrized: the bare class would keep only the params that it knows, that is none.
+        request = mcp.Request[dict[str, Any], str](method=method, params=dict(params))
+        try:
+            answer = await self._client.session.send_request(
+                request, _Raw, progress_callback=report if told is not None else None
+            )
+        except MCPError as error:
+            fault = error.error
+            data = None if fault.data is None else codec.encode(fault.data)
+            self._settle(number, None, RpcError(fault.code, fault.message, data))
+        except (httpx2.HTTPError, RuntimeError, anyio.ClosedResourceError):
+            self._settle(number, None, LinkLostError(self.server))
+        except (ValidationError, ValueError):
+            text = f"The server {self.server} answered with what the protocol does not allow."
+            self._settle(number, None, RpcError(codec.INTERNAL_ERROR, text))
+        else:
+            self._settle(number, Raw(codec.encode(answer.model_dump())), None)

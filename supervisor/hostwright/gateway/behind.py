@@ -1,0 +1,81 @@
+"""What the gateway asks of those behind it: the servers, and the guard of calls to strangers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hostwright.gateway.catalog import Catalog, Owned
+from hostwright.gateway.link import BaseLink
+from hostwright.gateway.request import Request
+from hostwright_kit.errors import HostError
+
+if TYPE_CHECKING:
+    from hostwright.gateway.calls import Call
+
+
+class Guarded(Protocol):
+    """What a guard of third-party calls is given: the call, and the way to make it."""
+
+    owned: Owned
+    request: Request
+
+    def act(self) -> Awaitable[bytes]:
+        """Ask the server; the result as it came."""
+        ...
+
+
+class Guard(Protocol):
+    """Policy, approval and record around the calls to servers that have none inside."""
+
+    def __call__(self, call: Guarded) -> Awaitable[bytes]:
+        """The result that the client gets, of `call.act()` or instead of it."""
+        ...
+
+
+class Events(Protocol):
+    """Takes what happens. Cheap; never raises."""
+
+    def emit(self, kind: str, /, **fields: Any) -> None:
+        """One event."""
+        ...
+
+
+class Behind(Protocol):
+    """The servers behind the gateway."""
+
+    catalog: Catalog
+    guard: Guard | None
+    events: Events | None
+
+    def names(self) -> Sequence[str]:
+        """The servers that are offered."""
+        ...
+
+    def is_ours(self, server: str) -> bool:
+        """Whether a server guards itself."""
+        ...
+
+    def capabilities(self, server: str) -> Mapping[str, Any]:
+        """What a server declared when it was last met."""
+        ...
+
+    def ready(self, server: str) -> BaseLink | None:
+        """The open link of a server, if it is there now."""
+        ...
+
+    async def link(self, server: str) -> BaseLink:
+        """The open link of a server; waits, bounded, while the server starts."""
+        ...
+
+    def unmet(self, servers: Sequence[str]) -> bool:
+        """Whether one of these starts and has not said yet what it offers."""
+        ...
+
+    async def met(self, servers: Sequence[str], timeout_seconds: float) -> None:
+        """Wait, bounded, until all of these have said what they offer."""
+        ...
+
+    async def lost(self, call: Call) -> HostError:
+        """What is known of a call whose server ended under it."""
+        ...

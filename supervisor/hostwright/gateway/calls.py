@@ -1,0 +1,273 @@
+"""A request on its way to a server and back.
+
+Where the server is there, no task and no future is made for it: it is put on the link, and the
+answer's bytes go to the client from the callback. What takes longer (a server that starts, a
+question to the client, a look into the ledger) is a task of its own.
+
+A server that ends under a call is restarted by the keeper. What only reads, or may be repeated, is
+then asked once more; of everything else the client is told what is known (`lost.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, cast
+
+from msgspec import Raw
+
+from hostwright.gateway import codec, results
+from hostwright.gateway.behind import Behind
+from hostwright.gateway.bridge import MAX_QUESTIONS, put_questions
+from hostwright.gateway.catalog import Owned
+from hostwright.gateway.codec import ABSENT, Fields, RpcError
+from hostwright.gateway.link import BaseLink, LinkLostError, Progress
+from hostwright.gateway.metrics import observe
+from hostwright.gateway.request import Request
+from hostwright_kit.errors import HostError
+
+logger = logging.getLogger(__name__)
+
+SERVER_UNAVAILABLE = -32000
+_NUMBER_STARTS = frozenset({b"-", *(b"%d" % digit for digit in range(10))})
+
+
+def _never(_: RpcError) -> bool:
+    return False
+
+
+class Call:
+    """One request that a server answers."""
+
+    __slots__ = (
+        *("_again", "_asked", "_began", "_link", "_number", "_params", "_task"),
+        *("behind", "otherwise", "owned", "request", "since"),
+    )
+
+    def __init__(self, behind: Behind, request: Request, owned: Owned, params: Fields) -> None:
+        self.behind = behind
+        self.request = request
+        self.owned = owned
+        self.since = time.time()
+        self.otherwise: Callable[[RpcError], bool] = _never
+        """Asked when the server refuses: whether somebody else answers instead."""
+        self._params = params
+        self._began = time.perf_counter()
+        self._again = False
+        self._asked = 0
+        self._link: BaseLink | None = None
+        self._number = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_tool(self) -> bool:
+        """Whether errors are results that agents read."""
+        return self.request.method == "tools/call"
+
+    def start(self) -> None:
+        """Begin; the request is answered when it is done."""
+        self.request.on_cancel = self._cancelled
+        self._emit("request.accepted")
+        guard = self.behind.guard
+        if guard is not None and self.is_tool and not self.behind.is_ours(self.owned.server):
+            self._run(self._guarded())
+        else:
+            self._go()
+
+    def _go(self) -> None:
+        link = self.behind.ready(self.owned.server)
+        if link is None:
+            self._run(self._go_later())
+        else:
+            self._put(link)
+
+    async def _go_later(self) -> None:
+        self._put(await self.behind.link(self.owned.server))
+
+    def _put(self, link: BaseLink) -> None:
+        self._link = link
+        request = self.request
+        try:
+            self._number = link.send(
+                request.method, self._params, request.asker, self._done, self._reports
+            )
+        except (HostError, RpcError) as error:
+            self._done(None, error)
+
+    @property
+    def _reports(self) -> Progress | None:
+        return self._progress if self.request.progress is not None else None
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._task = asyncio.ensure_future(work)
+        task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Future[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None or not self.request.open:
+            return
+        if isinstance(error, LinkLostError) and self.is_tool:
+            self._run(self._tell_lost())
+        else:
+            self._failed(error)
+
+    def _cancelled(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        if self._link is not None:
+            self._link.cancel(self._number)
+        self._over("cancelled")
+
+    # -- what comes back -------------------------------------------------------------------------
+
+    def _progress(self, report: Fields) -> None:
+        how_far, total = report.get("progress", ABSENT), report.get("total", ABSENT)
+        token = self.request.progress
+        if not self.request.open or token is None or not _is_number(how_far):
+            return
+        members = b'"progressToken":%b,"progress":%b' % (token, bytes(how_far))
+        if _is_number(total):
+            members += b',"total":' + bytes(total)
+        if codec.first(message := report.get("message", ABSENT)) == b'"':
+            members += b',"message":' + bytes(message)
+        line = codec.notice("notifications/progress", b"{" + members + b"}")
+        self.request.outlet.report(self.request, line)
+        self._emit("request.progress")
+
+    def _done(self, result: Raw | None, error: Exception | None) -> None:
+        self._link = None
+        if not self.request.open:
+            return
+        if result is not None:
+            self._answered(result)
+        elif isinstance(error, LinkLostError):
+            if not self._again and self._may_repeat():
+                self._again = True
+                self._go()
+            elif self.is_tool:
+                self._run(self._tell_lost())
+            else:
+                self._failed(error)
+        else:
+            self._failed(error or LinkLostError(self.owned.server))
+
+    def _may_repeat(self) -> bool:
+        if not self.is_tool:
+            return True  # nothing else changes anything
+        hints = self.owned.entry.get("annotations")
+        said = cast("Mapping[str, Any]", hints) if isinstance(hints, dict) else {}
+        return said.get("readOnlyHint") is True or said.get("idempotentHint") is True
+
+    async def _tell_lost(self) -> None:
+        raise await self.behind.lost(self)
+
+    def _answered(self, result: Raw) -> None:
+        method = self.request.method
+        try:
+            seen = results.look(result)
+        except ValueError:
+            self._failed(_bad_answer(self.owned))
+            return
+        if seen.asks and not self.request.modern:
+            self._run(self._ask(result))
+        elif seen.asks:
+            self._finish(bytes(result), "asked")
+        elif not seen.is_whole(method):
+            self._failed(_bad_answer(self.owned))
+        else:
+            body = results.for_client(result, seen, method, modern=self.request.modern)
+            self._finish(body, "error" if seen.isError else "ok")
+
+    def _finish(self, body: bytes, outcome: str) -> None:
+        self._over(outcome)
+        self.request.succeed(body)
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, RpcError) and self.otherwise(error):
+            return
+        self._over("failed")
+        if isinstance(error, HostError) and self.is_tool:
+            self.request.succeed(results.tool_error(error, modern=self.request.modern))
+            return
+        if isinstance(error, HostError):
+            data = codec.encode(results.detail(error))
+            error = RpcError(SERVER_UNAVAILABLE, str(error), data)
+        elif not isinstance(error, RpcError):
+            logger.error("a request failed", exc_info=error)
+            error = RpcError(codec.INTERNAL_ERROR, "The gateway failed on this request.")
+        self.request.fail(error)
+
+    def _over(self, outcome: str) -> None:
+        took = time.perf_counter() - self._began
+        if self.is_tool:
+            observe(self.owned.server, self.owned.name, outcome, took)
+        kind = "request.completed" if outcome in ("ok", "asked") else "request.failed"
+        self._emit(kind, outcome=outcome, seconds=took)
+
+    def _emit(self, kind: str, **more: Any) -> None:
+        if (events := self.behind.events) is not None:
+            events.emit(
+                kind,
+                server=self.owned.server,
+                method=self.request.method,
+                name=self.owned.name,
+                caller=self.request.asker.name,
+                **more,
+            )
+
+    # -- questions to a client of the handshake era, and guarded calls ---------------------------
+
+    async def _ask(self, result: Raw) -> None:
+        """Put the server's questions to the client, then the request again with the answers."""
+        self._asked += 1
+        server = self.owned.server
+        if self._asked > MAX_QUESTIONS:
+            text = f"{server} asked more than {MAX_QUESTIONS} times in one call."
+            raise RpcError(SERVER_UNAVAILABLE, text)
+        self._params = {**self._params, **await put_questions(self.request, result, server)}
+        self._go()
+
+    async def _guarded(self) -> None:
+        guard = self.behind.guard
+        if guard is None:
+            raise RuntimeError("a guarded call without a guard")
+        self._answered(Raw(await guard(self)))
+
+    async def act(self) -> bytes:
+        """Ask the server, on behalf of a guard; the result as it came."""
+        try:
+            return await self._exchange()
+        except LinkLostError:
+            if not self._may_repeat():
+                raise
+        return await self._exchange()
+
+    async def _exchange(self) -> bytes:
+        waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def done(result: Raw | None, error: Exception | None) -> None:
+            self._link = None
+            if waiting.done():
+                return
+            if result is not None:
+                waiting.set_result(bytes(result))
+            else:
+                waiting.set_exception(error or LinkLostError(self.owned.server))
+
+        link = self._link = await self.behind.link(self.owned.server)
+        request = self.request
+        self._number = link.send(request.method, self._params, request.asker, done, self._reports)
+        return await waiting
+
+
+def _is_number(raw: Raw) -> bool:
+    return codec.first(raw) in _NUMBER_STARTS
+
+
+def _bad_answer(owned: Owned) -> HostError:
+    return HostError(
+        f"The server {owned.server} answered {owned.name} with something invalid.",
+        fix="It is a fault of that server; look at its documentation and version.",
+        code="bad_answer",
+    )

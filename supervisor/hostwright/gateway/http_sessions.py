@@ -1,0 +1,178 @@
+"""Sessions of the handshake era over HTTP, which outlive the daemon.
+
+What `initialize` said is on disk before the session's id is answered, so a daemon that is started
+anew carries on with the ids that its clients still have. Ids are kept as SHA-256: the file is not
+worth stealing. A session serves only the token that opened it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hostwright.gateway.asker import Asker, Origin
+from hostwright.gateway.edge import Edge
+from hostwright.gateway.session import Session
+from hostwright.gateway.view import Views
+from hostwright_kit.store import naming_the_cause, open_store
+
+if TYPE_CHECKING:
+    from hostwright.gateway.http_exchange import Exchange
+
+SESSIONS_FILE = "sessions.db"
+KEEP_SECONDS = 14 * 86_400
+MAX_IN_MEMORY = 2_000
+MAX_UNHEARD = 16
+
+MIGRATIONS = (
+    """
+    CREATE TABLE sessions (
+        id_sha256 TEXT PRIMARY KEY,
+        endpoint TEXT NOT NULL,
+        query TEXT NOT NULL,
+        transport TEXT NOT NULL,
+        uid INTEGER,
+        token TEXT,
+        client TEXT NOT NULL,
+        client_version TEXT NOT NULL,
+        capabilities BLOB NOT NULL,
+        revision TEXT NOT NULL,
+        opened REAL NOT NULL
+    ) STRICT;
+    """,
+)
+
+
+class HttpSession:
+    """One session and the streams on which it hears what belongs to no request."""
+
+    def __init__(self, key: str, endpoint: str) -> None:
+        self.key = key
+        self.endpoint = endpoint
+        self.used = time.monotonic()
+        self._streams: list[Exchange] = []
+        self._unheard: deque[bytes] = deque(maxlen=MAX_UNHEARD)
+
+    session: Session
+
+    @property
+    def listening(self) -> bool:
+        """Whether a stream is open."""
+        return bool(self._streams)
+
+    def say(self, line: bytes) -> None:
+        """A message of no request: on the newest stream, or when one is opened."""
+        if self._streams:
+            self._streams[-1].event(line)
+        else:
+            self._unheard.append(line)
+
+    def listen(self, stream: Exchange) -> None:
+        """A stream was opened."""
+        self._streams.append(stream)
+        while self._unheard:
+            stream.event(self._unheard.popleft())
+
+    def unlisten(self, stream: Exchange) -> None:
+        """It was closed."""
+        if stream in self._streams:
+            self._streams.remove(stream)
+
+    def close(self) -> None:
+        """The session ended."""
+        for stream in list(self._streams):
+            stream.end()
+
+
+class HttpSessions:
+    """All of them, in memory and on disk."""
+
+    def __init__(self, edge: Edge, views: Views, state_dir: Path) -> None:
+        self._edge = edge
+        self._views = views
+        self._path = state_dir / SESSIONS_FILE
+        self._db = open_store(self._path, MIGRATIONS)
+        # A session lost with the power is opened again by its client: no reason to wait for a disk.
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("DELETE FROM sessions WHERE opened < ?", (time.time() - KEEP_SECONDS,))
+        self._open: dict[str, HttpSession] = {}
+
+    def new(self, endpoint: str) -> tuple[str, HttpSession]:
+        """An id and the place of a session to come."""
+        name = secrets.token_hex(16)
+        return name, HttpSession(_sha256(name), endpoint)
+
+    def add(self, held: HttpSession, query: str) -> None:
+        """It was opened: note it."""
+        session, client = held.session, held.session.client
+        origin = client.origin
+        with naming_the_cause(self._path):
+            self._db.execute(
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(held.key, held.endpoint, query, origin.transport, origin.uid, origin.token),
+                    *(client.client, client.version, client.capabilities, session.version),
+                    time.time(),
+                ),
+            )
+        self._remember(held)
+
+    def find(self, name: str, endpoint: str, origin: Origin) -> HttpSession | None:
+        """The session of that id, if it is of this endpoint and whoever asks opened it."""
+        key = _sha256(name)
+        held = self._open.get(key) or self._restored(key)
+        if held is None or held.endpoint != endpoint or held.session.client.origin != origin:
+            return None
+        held.used = time.monotonic()
+        return held
+
+    def remove(self, held: HttpSession) -> None:
+        """The client ended it."""
+        with naming_the_cause(self._path):
+            self._db.execute("DELETE FROM sessions WHERE id_sha256 = ?", (held.key,))
+        self._forget(held)
+
+    def close(self) -> None:
+        """The daemon ends; the sessions stay on disk."""
+        for held in list(self._open.values()):
+            self._forget(held)
+        self._db.close()
+
+    def _restored(self, key: str) -> HttpSession | None:
+        with naming_the_cause(self._path):
+            row = self._db.execute("SELECT * FROM sessions WHERE id_sha256 = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        view = self._views.resolve(row["endpoint"], row["token"], row["query"])
+        if view is None:
+            return None
+        held = HttpSession(key, row["endpoint"])
+        origin = Origin(row["transport"], row["uid"], row["token"])
+        client = Asker(origin, row["client"], row["client_version"], bytes(row["capabilities"]))
+        held.session = Session(view, client, row["revision"], held.say)
+        self._edge.open(held.session)
+        self._remember(held)
+        return held
+
+    def _remember(self, held: HttpSession) -> None:
+        if len(self._open) >= MAX_IN_MEMORY:
+            idle = [
+                one for one in self._open.values() if not one.listening and not one.session.requests
+            ]
+            # From memory only: whoever comes back is found on disk.
+            for one in sorted(idle, key=lambda one: one.used)[: MAX_IN_MEMORY // 10]:
+                self._forget(one)
+        self._open[held.key] = held
+
+    def _forget(self, held: HttpSession) -> None:
+        self._open.pop(held.key, None)
+        held.close()
+        self._edge.close(held.session)
+
+
+def _sha256(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,123 @@
+"""Who is told when the offer changes: clients of the new era that asked, sessions of the old one.
+
+A client of the new era sends `subscriptions/listen`, whose answer is the stream of notices; one of
+the handshake era was promised `notifications/*/list_changed` in the answer to `initialize`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from hostwright.gateway import codec
+from hostwright.gateway.asker import SUBSCRIPTION_META
+from hostwright.gateway.catalog import Kind
+from hostwright.gateway.codec import RpcError
+from hostwright.gateway.request import Request
+from hostwright.gateway.session import Session
+from hostwright.gateway.view import View
+
+MAX_LISTENERS = 1_024
+MAX_URIS = 1_000
+CHANGED: Mapping[Kind, str] = {
+    "tools": "tools",
+    "resources": "resources",
+    "resourceTemplates": "resources",
+    "prompts": "prompts",
+}
+
+
+class Listener:
+    """One open `subscriptions/listen`."""
+
+    def __init__(self, request: Request, wanted: Mapping[str, Any]) -> None:
+        self.request = request
+        self.kinds = {
+            kind for kind in ("tools", "prompts", "resources") if wanted.get(f"{kind}ListChanged")
+        }
+        uris = wanted.get("resourceSubscriptions") or ()
+        self.uris = {str(uri) for uri in cast("list[object]", uris)[:MAX_URIS]}
+        self._stamp = b'"%b":%b' % (SUBSCRIPTION_META.encode(), request.id)
+
+    def acknowledge(self) -> None:
+        """Say what will be told: the first message of the stream."""
+        honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in sorted(self.kinds)}
+        if self.uris:
+            honoured["resourceSubscriptions"] = sorted(self.uris)
+        self.tell("subscriptions/acknowledged", {"notifications": honoured})
+
+    def tell(self, what: str, params: Mapping[str, Any]) -> None:
+        """One message of the stream."""
+        body = codec.with_members(codec.encode(params), b'"_meta":{' + self._stamp + b"}")
+        self.request.outlet.tell(self.request, codec.notice(f"notifications/{what}", body))
+
+    def end(self) -> None:
+        """Tell the client that the stream ends on purpose."""
+        self.request.succeed(b'{"resultType":"complete","_meta":{' + self._stamp + b"}}")
+
+
+class Listening:
+    """All who are to be told."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[Request, Listener] = {}
+        self._sessions: set[Session] = set()
+
+    def listen(self, request: Request) -> Listener:
+        """Serve one `subscriptions/listen`, until it is cancelled or `end` is called."""
+        wanted = codec.value(request.params.get("notifications", codec.ABSENT))
+        if not isinstance(wanted, dict) or not _is_filter(cast("dict[str, Any]", wanted)):
+            raise RpcError(codec.INVALID_PARAMS, "notifications is an object of what to tell.")
+        if len(self._listeners) >= MAX_LISTENERS:
+            raise RpcError(codec.INTERNAL_ERROR, f"{MAX_LISTENERS} clients listen already.")
+        listener = Listener(request, cast("dict[str, Any]", wanted))
+        self._listeners[request] = listener
+        request.on_cancel = lambda: self._forget(request)
+        listener.acknowledge()
+        return listener
+
+    def _forget(self, request: Request) -> None:
+        self._listeners.pop(request, None)
+
+    def join(self, session: Session) -> None:
+        """A session that was initialized."""
+        self._sessions.add(session)
+
+    def leave(self, session: Session) -> None:
+        """One that ended."""
+        self._sessions.discard(session)
+
+    def listeners(self) -> list[Listener]:
+        """Those of the new era."""
+        return list(self._listeners.values())
+
+    def sessions(self) -> list[Session]:
+        """Those of the handshake era."""
+        return list(self._sessions)
+
+    def changed(self, views: Iterable[View], kinds: Iterable[Kind]) -> None:
+        """The lists of these kinds changed, as these views show them."""
+        seen_in = {id(view) for view in views}
+        for kind in sorted({CHANGED[kind] for kind in kinds}):
+            for listener in self.listeners():
+                if kind in listener.kinds and id(listener.request.view) in seen_in:
+                    listener.tell(f"{kind}/list_changed", {})
+            line = codec.notice(f"notifications/{kind}/list_changed")
+            for session in self.sessions():
+                if id(session.view) in seen_in:
+                    session.say(line)
+
+    def end(self) -> None:
+        """The daemon ends: every stream is told."""
+        for listener in self.listeners():
+            listener.end()
+        self._listeners.clear()
+
+
+def _is_filter(wanted: Mapping[str, Any]) -> bool:
+    uris = wanted.get("resourceSubscriptions")
+    flags = [wanted.get(f"{kind}ListChanged") for kind in ("tools", "prompts", "resources")]
+    return all(flag is None or isinstance(flag, bool) for flag in flags) and (
+        uris is None
+        or (isinstance(uris, list) and all(isinstance(u, str) for u in cast("list[Any]", uris)))
+    )
