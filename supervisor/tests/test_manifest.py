@@ -191,8 +191,8 @@ def test_a_fastmcp_server_in_a_file_of_the_owners(tmp_path: Path) -> None:
     assert fork_for(x) == Fork(kind="file", target=target, preload=("numpy",))
     assert (problem.key, problem.line) == ("fastmcp", 3)
     # A stranger's code, whoever wrote the file: nothing exported reaches it unasked.
-    env = build_environment(x, {"PATH": "/bin", "API_TOKEN": "x", "EDITOR": "vi"}, {}, "mark")
-    assert env == {"PATH": "/bin", "HOSTWRIGHT_CHILD": "mark"}
+    env = build_environment(x, {"PATH": "/bin", "API_TOKEN": "x", "PYTHONPATH": "p"}, {}, "mark")
+    assert env == {"PATH": "/bin", "PYTHONPATH": "p", "HOSTWRIGHT_CHILD": "mark"}
     assert fork_for(Manifest(name="y", command=("cat",))) is None
 
 

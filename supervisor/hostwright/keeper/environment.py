@@ -35,6 +35,8 @@ def build_environment(
 ) -> dict[str, str]:
     """The whole environment of one start; `added` wins over what is inherited."""
     passes = _passes_to_ours if manifest.entry_point else _passes_to_others
+    if manifest.fastmcp:
+        passes = _passes_to_others_here
     inherited = {name: value for name, value in environ.items() if passes(name)}
     return {**inherited, **added, MARK: mark}
 
@@ -48,7 +50,7 @@ def for_zygote(environ: Mapping[str, str]) -> dict[str, str]:
     found = {
         name: value
         for name, value in environ.items()
-        if (_passes_to_others(name) or name.startswith(AT_EXEC)) and not is_secret_name(name)
+        if _passes_to_others_here(name) and not is_secret_name(name)
     }
     # Else setting the title would write over the environment, which must stay readable (marks).
     return {**found, "SPT_NOENV": "1"}
@@ -56,6 +58,11 @@ def for_zygote(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _passes_to_others(name: str) -> bool:
     return name in _ORDINARY or name.startswith("LC_")
+
+
+def _passes_to_others_here(name: str) -> bool:
+    """To code that is not ours but runs in the Python environment that we run in."""
+    return _passes_to_others(name) or (name.startswith(AT_EXEC) and not is_secret_name(name))
 
 
 def _passes_to_ours(name: str) -> bool:

@@ -34,8 +34,9 @@ from hostwright.zygote.job import STALE, Job
 from hostwright_kit.errors import HostError
 
 NAME = "zygote"
-READY_SECONDS = 10.0
-"""How long a start waits for a zygote that warms up; under load, executing takes as long."""
+READY_SECONDS = 20.0
+"""How long a start waits for a zygote that warms up. Executing imports the same, so on a machine so
+busy that this takes long, giving up early would only make it busier."""
 FORK_SECONDS = 10.0
 STOP_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.2
