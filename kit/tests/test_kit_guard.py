@@ -159,10 +159,15 @@ async def test_autonomous_acts_without_asking_except_where_a_rule_says_otherwise
         assert not (await call(client, "wreck", text="x")).is_error
         assert failure(await call(client, "note", text="x"))["code"] == "approval_needed"
         assert failure(await call(client, "ghost", text="x"))["code"] == "denied"
-        assert failure(await call(client, "look"))["code"] == "approval_needed"
+        asked = failure(await call(client, "look"))
+        assert asked["code"] == "approval_needed"
+        home.grant(asked["approval_id"])
+        assert not (await call(client, "look")).is_error
     assert home.acts() == ["wreck x"]
     (intent,) = home.events(type="call.intent")
     assert intent.detail["allowed_by"].startswith("rule 1")
+    (read,) = home.events(type="call.read")
+    assert read.detail["approval"] == asked["approval_id"]
 
 
 def test_a_cancelled_call_is_recorded_as_cancelled(home: Home) -> None:
