@@ -34,6 +34,7 @@ from hostwright.reloading import Reloader, ReloadResult
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
 from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET, DaemonStatus
+from hostwright.telemetry import TelemetrySettings, open_tracer
 from hostwright_kit.errors import HostError
 from hostwright_kit.http import make_server
 from hostwright_kit.ledger import Entry
@@ -56,6 +57,7 @@ class Daemon:
         # A manifest that is wrong must not take the other servers down; it is shown instead.
         self.reloader = Reloader.of(runtime.paths)
         self._on_event = on_event
+        self._tracer, self._untraced = open_tracer(runtime.table("telemetry", TelemetrySettings))
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[ReloadResult]] = set()
@@ -110,7 +112,10 @@ class Daemon:
             terminal_approval=pin_set,
             pending_approvals=len(pending),
             ledger_problem=self.runtime.ledger.health(),
-            problems=[str(problem) for problem in self.reloader.problems],
+            problems=[
+                *(str(problem) for problem in self.reloader.problems),
+                *([self._untraced] if self._untraced else []),
+            ],
             servers=self.keeper.status(),
         )
 
@@ -119,10 +124,12 @@ class Daemon:
         runtime_dir = self.runtime.paths.runtime_dir
         endpoints = Endpoints(self._edges)
         tokens = Tokens(self.runtime.paths.state_dir / TOKENS_FILE)
-        probes = Probes(ready=self._readiness, metrics=lambda: metrics.render(self.keeper.status()))
+        probes = Probes(ready=self._readiness, metrics=self._metrics)
         settings = self.settings
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tokens.close)
+            if self._tracer is not None:
+                stack.push_async_callback(asyncio.to_thread, self._tracer.close)
             # The port is taken before anything is started: the commonest reason to fail.
             listener = stack.enter_context(
                 contextlib.closing(bind_tcp(settings.host, settings.port))
@@ -157,14 +164,26 @@ class Daemon:
             await self._stop.wait()
             await asyncio.gather(*(app.end() for app in apps))
 
+    async def _metrics(self) -> bytes:
+        pending = await asyncio.to_thread(self.runtime.approvals.pending)
+        return metrics.render(
+            metrics.Snapshot(
+                servers=self.keeper.status(),
+                pending_approvals=len(pending),
+                ledger_ok=self.runtime.ledger.health() is None,
+            )
+        )
+
     async def _start_all(self) -> None:
         await self.keeper.start_all()
         self.settled.set()
 
     def _make_edges(self) -> dict[str, Edge]:
-        edges = {ALL: Edge("hostwright", self.servers, self.servers.names)}
+        edges = {ALL: Edge("hostwright", self.servers, self.servers.names, self._tracer)}
         for name in [tools.NAME, *(one.name for one in self.reloader.manifests)]:
-            edges[name] = Edge(f"hostwright-{name}", self.servers, lambda name=name: (name,))
+            edges[name] = Edge(
+                f"hostwright-{name}", self.servers, lambda name=name: (name,), self._tracer
+            )
         return edges
 
     @asynccontextmanager
@@ -201,6 +220,7 @@ class Daemon:
                 edge.announce()
 
     def _record(self, event: ServerEvent) -> None:
+        metrics.happened(event.name, event.type)
         detail = event.model_dump(mode="json", exclude={"name", "type"}, exclude_none=True)
         self.runtime.ledger.note(
             Entry(type=event.type, caller="supervisor", server=event.name, detail=detail)

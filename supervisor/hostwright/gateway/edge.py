@@ -31,10 +31,11 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ValidationError
 
 from hostwright import __version__
+from hostwright.gateway import metrics
 from hostwright.gateway.catalog import Catalog, Kind, Owned
 from hostwright.gateway.link import Asker, Asks, LinkLostError
-from hostwright.gateway.metrics import CALLS
 from hostwright.gateway.sessions import AnnouncingServer, Sessions
+from hostwright.telemetry import Span, Tracer, trace_context
 from hostwright_kit.asking import ANSWER_TIMEOUT_SECONDS
 from hostwright_kit.caller import Caller, Transport
 from hostwright_kit.errors import HostError
@@ -100,8 +101,15 @@ class Backends(Protocol):
 class Edge:
     """One endpoint over the servers that `select` names."""
 
-    def __init__(self, name: str, backends: Backends, select: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        backends: Backends,
+        select: Callable[[], Sequence[str]],
+        tracer: Tracer | None = None,
+    ) -> None:
         self._backends = backends
+        self._tracer = tracer
         self._select = select
         self.bus = InMemorySubscriptionBus()
         self._sessions = Sessions()
@@ -171,6 +179,7 @@ class Edge:
         raw = _raw(ctx)
         owned = await self._owner("tools", str(raw.get("name")))
         if owned is None:
+            metrics.unknown_tool()
             return _tool_error(
                 HostError(
                     f"There is no tool {raw.get('name')!r} here.",
@@ -179,7 +188,9 @@ class Edge:
                 )
             )
         started = time.perf_counter()
-        outcome = "failed"
+        outcome: metrics.Outcome = "failed"
+        metrics.begun(owned.server)
+        span = self._traced(ctx, owned, raw) if self._tracer is not None else None
         try:
             result = await self._forward(
                 ctx, owned.server, "tools/call", {**raw, "name": owned.name}
@@ -194,8 +205,26 @@ class Edge:
         except HostError as error:
             return _tool_error(error)
         finally:
-            CALLS.labels(owned.server, owned.name, outcome).observe(time.perf_counter() - started)
+            metrics.observe(owned.server, owned.name, outcome, time.perf_counter() - started)
+            if span is not None:
+                span.end(outcome)
         return result
+
+    def _traced(self, ctx: Ctx, owned: Owned, raw: Raw) -> Span | None:
+        """A span for this call, put into its `_meta` for the server."""
+        if self._tracer is None:
+            return None
+        meta = cast("Mapping[str, Any]", raw.get("_meta") or {})
+        span = self._tracer.start(
+            "tools/call",
+            server=owned.server,
+            target=owned.name,
+            parent=trace_context(meta, ctx.request.headers if ctx.request is not None else None),
+            transport=_came_from(ctx).transport,
+            protocol=ctx.protocol_version,
+        )
+        raw["_meta"] = {**meta, **span.context}
+        return span
 
     async def _read_resource(self, ctx: Ctx, params: Any) -> Raw:
         raw = _raw(ctx)
@@ -301,7 +330,7 @@ async def _elicit(ctx: Ctx, asked: mcp.ElicitRequestFormParams) -> Raw:
 def _asker(ctx: Ctx) -> Asker:
     """Who is calling, from what the listener, the token and the session say."""
     scope = ctx.request.scope if ctx.request is not None else {}
-    came = scope.get(ORIGIN_SCOPE) or origin.get() or Origin(transport="http")
+    came = _came_from(ctx)
     token = scope.get(TOKEN_SCOPE)
     params = ctx.session.client_params
     capabilities = ctx.session.client_capabilities
@@ -319,6 +348,11 @@ def _asker(ctx: Ctx) -> Asker:
         else {}
     )
     return Asker(caller, declared)
+
+
+def _came_from(ctx: Ctx) -> Origin:
+    scope = ctx.request.scope if ctx.request is not None else {}
+    return scope.get(ORIGIN_SCOPE) or origin.get() or Origin(transport="http")
 
 
 def _plain(text: str, limit: int) -> str:

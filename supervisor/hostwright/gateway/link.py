@@ -32,6 +32,7 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 from hostwright import __version__
 from hostwright.gateway.lines import TooLong, next_line
 from hostwright.gateway.reports import Progress, Reports
+from hostwright.telemetry import trace_context
 from hostwright_kit.caller import Caller
 from hostwright_kit.errors import HostError
 from hostwright_kit.identity import ACTOR_META, actor_meta
@@ -240,10 +241,10 @@ class Link:
     def _fill(self, params: Mapping[str, Any], asker: Asker, token: int | None) -> dict[str, Any]:
         """The params with the envelope of the inner era; what the client sent there is replaced."""
         if self._legacy:
-            meta = {"progressToken": token} if token is not None else {}
+            meta: dict[str, Any] = {"progressToken": token} if token is not None else {}
         else:
             caller = asker.caller
-            meta: dict[str, Any] = {
+            meta = {
                 PROTOCOL_VERSION_META_KEY: LATEST_MODERN_VERSION,
                 CLIENT_INFO_META_KEY: {"name": caller.client, "version": caller.version},
                 CLIENT_CAPABILITIES_META_KEY: dict(asker.capabilities),
@@ -252,6 +253,8 @@ class Link:
                 meta["progressToken"] = token
             if self._link_key is not None:
                 meta[ACTOR_META] = actor_meta(caller, self._link_key)
+        # All that is passed on of what the client wrote there: which trace this is part of.
+        meta |= trace_context(params.get("_meta"))
         rest = {key: value for key, value in params.items() if key != "_meta"}
         return {**rest, "_meta": meta} if meta else rest
 

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -88,7 +88,7 @@ class Probes(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
     ready: Callable[[], tuple[bool, Mapping[str, str]]]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[], Awaitable[bytes]]
 
 
 def tcp_app(
@@ -125,7 +125,8 @@ def _probe_routes(probes: Probes) -> list[BaseRoute]:
         return JSONResponse({"ready": ready, "servers": dict(states)}, 200 if ready else 503)
 
     async def metrics(_: Request) -> Response:
-        return Response(probes.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = await probes.metrics()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 
