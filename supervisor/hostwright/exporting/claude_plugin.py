@@ -58,6 +58,7 @@ def render(suite: Suite, options: Options) -> Export:
             File(path=".claude-plugin/marketplace.json", text=_json(marketplace)),
             File(path=f"{PLUGIN}/.claude-plugin/plugin.json", text=_json(plugin)),
             File(path=f"{PLUGIN}/.mcp.json", text=_json({"mcpServers": servers})),
+            File(path=f"{PLUGIN}/README.md", text=_readme(about, before, tuple(needs.values()))),
         ),
         left_out=left_out,
         needs=tuple(needs.values()),
@@ -66,6 +67,21 @@ def render(suite: Suite, options: Options) -> Export:
             "claude plugin marketplace add ./FOLDER",
             f"claude plugin install {PLUGIN}@{MARKETPLACE}",
         ),
+    )
+
+
+def _readme(about: str, before: tuple[str, ...], needs: tuple[Need, ...]) -> str:
+    """What people who install it read first."""
+    asked = "".join(f"- `{need.name}`: for {need.why}\n" for need in needs)
+    return (
+        f"# Hostwright\n\n{about}\n\n"
+        "Every call goes through the policy of the machine's owner, may have to be approved by "
+        "them, and is written to a ledger before and after it is carried out. A call that waits "
+        "for approval answers with an error that says how the owner gives it.\n\n"
+        "## Set-up\n\n"
+        + "".join(f"{line}\n" for line in before)
+        + "Then install the plugin; its tools appear as those of an MCP server.\n"
+        + (f"\nIt asks for these values when it is enabled:\n\n{asked}" if asked else "")
     )
 
 

@@ -118,7 +118,7 @@ def _daemon(suite: Suite, options: Options) -> str:
         "StartLimitBurst=5",
         "",
         "[Service]",
-        "# Told when every listener is open. A loop that hangs gives no sign of life, and is ended.",
+        "# Told when every listener is open. A loop that hangs gives no sign of life: it is ended.",
         "Type=notify",
         "NotifyAccess=main",
         "WatchdogSec=30",
@@ -128,8 +128,8 @@ def _daemon(suite: Suite, options: Options) -> str:
         "RestartSec=1",
         "TimeoutStartSec=60",
         "TimeoutStopSec=45",
-        "# The daemon ends its servers itself; what is left after that is killed. They run below its",
-        "# own cgroup, where it sets their limits.",
+        "# The daemon ends its servers itself; what is left after that is killed. They run below",
+        "# its own cgroup, where it sets their limits.",
         "KillMode=mixed",
         "Delegate=yes",
         "# A server that is killed for its memory is restarted; it is no reason for all to end.",
@@ -137,7 +137,7 @@ def _daemon(suite: Suite, options: Options) -> str:
         "# What manifests refer to as ${NAME}, one NAME=value per line; 0600. Need not exist.",
         f"EnvironmentFile=-{_environment_file(suite, options)}",
         *_environment(suite.folders),
-        *(_places("hostwright") if system and not suite.folders else []),
+        *(_places() if system and not suite.folders else []),
         *([_vault()] if system else []),
     ]
     return _finish(unit, suite, options)
@@ -162,8 +162,11 @@ def _single(server: Server, suite: Suite, options: Options) -> str:
         "RestartSec=1",
         "TimeoutStopSec=20",
         "KillMode=mixed",
-        f"RuntimeDirectory={name}",
-        "RuntimeDirectoryMode=0700",
+        *(
+            _places(name)
+            if not options.user and not suite.folders
+            else [f"RuntimeDirectory={name}", "RuntimeDirectoryMode=0700"]
+        ),
         f"EnvironmentFile=-{_environment_file(suite, options)}",
         *_environment({**suite.folders, **plain}),
         *([_vault()] if not options.user else []),
@@ -174,6 +177,9 @@ def _single(server: Server, suite: Suite, options: Options) -> str:
 def _finish(unit: list[str], suite: Suite, options: Options) -> str:
     home = "read-only" if _below_home(suite.program) else "yes"
     hardening = _STRICT.format(home=home) if options.strict else _OPEN
+    if options.strict and suite.folders:
+        places = " ".join(quote(f"-{path}") for path in suite.folders.values())
+        hardening += f"ReadWritePaths={places}\n"
     if options.user and options.strict:
         hardening = "# Of a user's manager, which may not close off more.\nNoNewPrivileges=yes\n"
     target = "default.target" if options.user else "multi-user.target"
@@ -181,15 +187,17 @@ def _finish(unit: list[str], suite: Suite, options: Options) -> str:
     return f"{body}\n\n{_COMMON}{hardening}\n[Install]\nWantedBy={target}\n"
 
 
-def _places(name: str) -> list[str]:
-    """The folders that the daemon would make itself, made by systemd with the same modes."""
+def _places(*runtime: str) -> list[str]:
+    """The folders that we would make ourselves, made by systemd with the same modes."""
     return [
-        f"StateDirectory={name}",
+        "StateDirectory=hostwright",
         "StateDirectoryMode=0700",
-        f"ConfigurationDirectory={name}",
+        "ConfigurationDirectory=hostwright",
         "ConfigurationDirectoryMode=0700",
-        f"RuntimeDirectory={name}",
+        f"RuntimeDirectory={' '.join(('hostwright', *runtime))}",
         "RuntimeDirectoryMode=0700",
+        "# Another unit of ours may be using it.",
+        "RuntimeDirectoryPreserve=yes",
     ]
 
 
