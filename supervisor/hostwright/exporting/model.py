@@ -78,6 +78,9 @@ class Suite(BaseModel, frozen=True):
         default_factory=dict, description="Variables that move this installation's folders."
     )
     home: Path = Field(description="The owner's home.")
+    in_a_home: bool = Field(
+        default=False, description="Whether the program, or the Python it runs on, is in a home."
+    )
     port: int
 
     @property

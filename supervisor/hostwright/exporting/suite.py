@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -60,8 +61,15 @@ def read_suite(
         program=program(),
         folders=entry_environment(os.environ if environ is None else environ, uid=os.getuid()),
         home=Path.home(),
+        in_a_home=_in_a_home(),
         port=port,
     )
+
+
+def _in_a_home() -> bool:
+    # The program starts with this interpreter's path, which may lead elsewhere (pyenv, uv).
+    here = [program(), Path(sys.executable).resolve(), Path(sys.base_prefix)]
+    return any(path.is_relative_to(home) for path in here for home in ("/home", "/root"))
 
 
 def _server(manifest: Manifest) -> Server | LeftOut:

@@ -8,7 +8,6 @@ systemd.service(5), systemd.exec(5). Checked with `systemd-analyze verify` and b
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from hostwright.exporting.model import Export, File, Options, Server, Suite, split
 
@@ -175,7 +174,7 @@ def _single(server: Server, suite: Suite, options: Options) -> str:
 
 
 def _finish(unit: list[str], suite: Suite, options: Options) -> str:
-    home = "read-only" if _below_home(suite.program) else "yes"
+    home = "read-only" if suite.in_a_home else "yes"
     hardening = _STRICT.format(home=home) if options.strict else _OPEN
     if options.strict and suite.folders:
         places = " ".join(quote(f"-{path}") for path in suite.folders.values())
@@ -217,10 +216,6 @@ def _environment_file(suite: Suite, options: Options) -> str:
 
 def _environment(variables: dict[str, str]) -> list[str]:
     return [f"Environment={quote(f'{name}={value}')}" for name, value in variables.items()]
-
-
-def _below_home(program: Path) -> bool:
-    return program.is_relative_to("/home") or program.is_relative_to("/root")
 
 
 def _steps(units: list[str], options: Options, *, needs: bool) -> tuple[str, ...]:
