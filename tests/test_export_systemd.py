@@ -85,6 +85,7 @@ def members(host: SystemdHost, unit: str) -> str:
     ).stdout.decode()
 
 
+@pytest.mark.timeout(400)
 def test_the_daemons_unit_starts_is_watched_and_leaves_nothing(host: SystemdHost) -> None:
     unit = "hostwright.service"
     host.add_unit(unit, exported())

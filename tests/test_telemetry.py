@@ -20,7 +20,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes, mcp_
 
 from hostwright.telemetry import TelemetrySettings, open_tracer, trace_context
 
-from .daemon_harness import Installation, text, wait_for
+from .daemon_harness import Installation, request, text, wait_for
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -97,10 +97,20 @@ async def test_calls_become_spans_of_the_callers_trace(
                 arguments={"password": "hunter2-argument"},
             )
             wire.ask("tools/call", name="gamma__wrong_error", arguments={})
+        answer = daemon.post(
+            request(1, "tools/call", name="echo", arguments={}),
+            server="gamma",
+            token=bare_home.token("tracing"),
+            traceparent=PARENT,
+            MCP_Protocol_Version="2026-07-28",
+            Mcp_Method="tools/call",
+            Mcp_Name="echo",
+        )
+        assert answer.status_code == 200, answer.text
         async with daemon.client(server="gamma") as client:
             assert "echo" in text(await client.call_tool("echo", {}))
     # Ending it has sent them all.
-    continued, failed, plain = collector.spans
+    continued, failed, over_http, plain = collector.spans
     assert (continued.name, continued.kind) == ("tools/call meta", 2)
     assert (continued.trace_id.hex(), continued.parent_span_id.hex()) == (TRACE, SPAN)
     assert attributes(continued) == {
@@ -117,15 +127,15 @@ async def test_calls_become_spans_of_the_callers_trace(
     assert "vendor=1" in words
     assert failed.status.code == 2
     assert attributes(failed)["error.type"]
+    assert (over_http.trace_id.hex(), over_http.parent_span_id.hex()) == (TRACE, SPAN)
+    assert attributes(over_http)["network.transport"] == "tcp"
     assert plain.parent_span_id == b""
     assert attributes(plain)["network.transport"] == "unix"
     assert collector.resource["service.name"] == "hostwright"
     assert "hunter2" not in str(collector.spans)
 
 
-async def test_over_http_the_headers_count_and_without_a_tracer_the_trace_goes_through(
-    bare_home: Installation,
-) -> None:
+async def test_without_a_tracer_the_callers_trace_goes_through(bare_home: Installation) -> None:
     bare_home.third_party("gamma")
     with bare_home.up() as daemon, daemon.wire() as wire:
         seen = wire.ask(
