@@ -100,6 +100,7 @@ def test_the_daemons_unit_starts_is_watched_and_leaves_nothing(host: SystemdHost
         lambda: journal(host, unit),
         seconds=90,
     )
+    host.run("systemctl", "reload", unit)
 
     # Killed: all that ran below it is gone, and it serves again.
     first = state["MainPID"]

@@ -41,6 +41,7 @@ SECRETS = (
     "T0K3NT0K3NT0K3NT0K3N",
     "open-sesame",
     "melon",
+    "canary-argument",
     "9f86d081884c7d659a2feaa0c55ad015",
 )
 MANIFESTS = {
@@ -61,6 +62,9 @@ LOG_LEVEL = "debug"
 PORT = "8080"
 DATA = "/srv/data"
 BASE = "https://api.example.com/v1"
+[canary]
+tool = "look"
+arguments = { with = "canary-argument" }
 """,
     "remote": """
 url = "https://mcp.example.com/mcp"

@@ -19,7 +19,7 @@ from hostwright.manifest import ENTRY_POINT_GROUP, Manifest
 from hostwright.manifest_files import read_manifests
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import Paths
-from hostwright_kit.redact import redact_text
+from hostwright_kit.redact import is_secret_name, redact_text
 
 
 def read_suite(
@@ -75,8 +75,9 @@ def _in_a_home() -> bool:
 def _server(manifest: Manifest) -> Server | LeftOut:
     env = values.settings(manifest.name, manifest.env)
     headers = values.settings(manifest.name, manifest.headers)
+    # A canary's arguments are whatever a tool takes, so nobody can tell what is secret in them.
     text = manifest.model_dump(
-        mode="json", exclude_defaults=True, exclude={"env", "headers", "enabled"}
+        mode="json", exclude_defaults=True, exclude={"env", "headers", "enabled", "canary"}
     )
     if (where := _gives_away(text)) is not None:
         why = f"Its manifest holds what looks like a secret ({where}), which must not be exported."
@@ -116,7 +117,9 @@ def _gives_away(value: Any, key: str = "") -> str | None:
     elif isinstance(value, str) and key == "url":
         return None if values.is_public(key, value) else key
     elif isinstance(value, str):
-        return key if redact_text(value) != value else None
+        # A table `secrets` names entries of the vault; it holds none.
+        named = is_secret_name(key.rpartition(".")[2]) and not key.startswith("secrets.")
+        return key if named or redact_text(value) != value else None
     else:
         return None
     return next((one for one in found if one is not None), None)

@@ -122,6 +122,7 @@ def _daemon(suite: Suite, options: Options) -> str:
         "NotifyAccess=main",
         "WatchdogSec=30",
         f"ExecStart={_argument(str(suite.program))} up",
+        f"ExecReload={_argument(str(suite.program))} reload",
         "# `hostwright down` ends with 0 and stays down.",
         "Restart=on-failure",
         "RestartSec=1",
