@@ -71,6 +71,8 @@ CLIENTS = (
     NpmPackage("claude-code", "@anthropic-ai/claude-code@2.1.328", "claude"),
     NpmPackage("inspector", "@modelcontextprotocol/inspector@2.12.0", "mcp-inspector"),
     NpmPackage("conformance", "@modelcontextprotocol/conformance@0.2.0-alpha.12", "conformance"),
+    # The bundle format's own tool: checks and packs what `hostwright export mcpb` writes.
+    NpmPackage("mcpb", "@anthropic-ai/mcpb@2.1.2", "mcpb"),
 )
 LARGE_CLIENTS = (
     NpmPackage("opencode", "opencode-ai@1.18.33", "opencode"),

@@ -123,7 +123,7 @@ async def test_metrics_count_calls_and_show_the_servers(
     for server in ("alpha", "beta", "gamma", "system"):
         one = (("server", server),)
         assert found["hostwright_server_up", one] == 1
-        assert found["hostwright_server_restarts", one] == 0
+        assert found["hostwright_server_restarts_total", one] == 0
         assert found["hostwright_server_health_seconds", one] < 60
         assert found["hostwright_server_health_age_seconds", one] < 60
     wait_for(

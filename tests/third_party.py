@@ -61,7 +61,8 @@ class Call:
         self.number = number
         self.name = str(params["name"])
         self.given: dict[str, Any] = params.get("arguments") or {}
-        self.token = (params.get("_meta") or {}).get("progressToken")
+        self.meta = params.get("_meta") or {}
+        self.token = self.meta.get("progressToken")
 
     def answer(self, words: str) -> None:
         say({"id": self.number, "result": text(words)})
@@ -142,6 +143,10 @@ def seen(call: Call) -> None:
     call.answer(json.dumps(SEEN))
 
 
+def meta(call: Call) -> None:
+    call.answer(json.dumps(call.meta))
+
+
 def grow(call: Call) -> None:
     EXTRA_TOOLS.append(tool(f"grown_{len(EXTRA_TOOLS)}"))
     say({"method": "notifications/tools/list_changed"})
@@ -162,7 +167,7 @@ ACTS: dict[str, Callable[[Call], None]] = {
     function.__name__: function
     for function in (
         *(echo, die, hang, deaf, close_stdout, garbage, big, endless, progress),
-        *(wrong_error, no_result, bad_shape, seen, grow, ask, pid),
+        *(wrong_error, no_result, bad_shape, seen, meta, grow, ask, pid),
     )
 }
 

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from hostwright.gateway import metrics
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
 from hostwright.keeper.status import ActionResult
@@ -42,7 +41,9 @@ class Controlled(Protocol):
         ...
 
 
-def probe_routes(keeper: Keeper) -> Sequence[BaseRoute]:
+def probe_routes(
+    keeper: Keeper, render: Callable[[], Coroutine[Any, Any, bytes]]
+) -> Sequence[BaseRoute]:
     """Health, readiness and metrics."""
 
     async def healthz(_: Request) -> Response:
@@ -56,7 +57,7 @@ def probe_routes(keeper: Keeper) -> Sequence[BaseRoute]:
 
     async def show_metrics(_: Request) -> Response:
         text = "text/plain; version=0.0.4; charset=utf-8"
-        return Response(metrics.render(keeper.status()), media_type=text)
+        return Response(await render(), media_type=text)
 
     return [
         Route("/healthz", healthz),

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from hostwright import __version__
 from hostwright.control import control_routes, probe_routes
+from hostwright.gateway import metrics
 from hostwright.gateway.gateway import Gateway
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.reload import Reloaded
@@ -26,6 +27,7 @@ from hostwright.reloading import Reloader, ReloadResult
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
 from hostwright.status import DaemonStatus
+from hostwright.telemetry import TelemetrySettings, open_tracer
 from hostwright_kit.ledger import Entry
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, Runtime
@@ -53,7 +55,10 @@ class Daemon:
         self.settled = asyncio.Event()
         """Every server has answered or failed once."""
         manifests = self.reloader.manifests
-        self.servers = Servers(manifests, runtime.paths.state_dir / LEDGER_FILE)
+        self._tracer, self._untraced = open_tracer(runtime.table("telemetry", TelemetrySettings))
+        self.servers = Servers(
+            manifests, runtime.paths.state_dir / LEDGER_FILE, tracer=self._tracer
+        )
         self.keeper = Keeper(
             manifests,
             runtime_dir=runtime.paths.runtime_dir,
@@ -100,7 +105,10 @@ class Daemon:
             terminal_approval=pin_set,
             pending_approvals=len(pending),
             ledger_problem=self.runtime.ledger.health(),
-            problems=[str(problem) for problem in self.reloader.problems],
+            problems=[
+                *(str(problem) for problem in self.reloader.problems),
+                *([self._untraced] if self._untraced else []),
+            ],
             servers=self.keeper.status(),
         )
 
@@ -108,10 +116,12 @@ class Daemon:
         """Serve until `stop`. Raises `HostError` when it cannot begin; then nothing is left."""
         settings, paths = self.settings, self.runtime.paths
         tokens = Tokens(paths.state_dir / TOKENS_FILE)
-        probes = probe_routes(self.keeper)
+        probes = probe_routes(self.keeper, self._metrics)
         control = control_routes(self, self.runtime.ledger)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tokens.close)
+            if self._tracer is not None:
+                stack.push_async_callback(asyncio.to_thread, self._tracer.close)
             # The port is taken before anything is started: the commonest reason to fail.
             listener = stack.enter_context(tcp_listener(settings))
             self._port = listener.getsockname()[1]
@@ -136,6 +146,16 @@ class Daemon:
             self.ready.set()
             await self._stop.wait()
 
+    async def _metrics(self) -> bytes:
+        pending = await asyncio.to_thread(self.runtime.approvals.pending)
+        return metrics.render(
+            metrics.Snapshot(
+                servers=self.keeper.status(),
+                pending_approvals=len(pending),
+                ledger_ok=self.runtime.ledger.health() is None,
+            )
+        )
+
     async def _start_all(self) -> None:
         await self.keeper.start_all()
         self.settled.set()
@@ -148,6 +168,7 @@ class Daemon:
             self._gateway.reloaded(before, (*done.added, *done.changed, *done.removed))
 
     def _record(self, event: ServerEvent) -> None:
+        metrics.happened(event.name, event.type)
         detail = event.model_dump(mode="json", exclude={"name", "type"}, exclude_none=True)
         self.runtime.ledger.note(
             Entry(type=event.type, caller="supervisor", server=event.name, detail=detail)

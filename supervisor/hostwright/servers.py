@@ -34,6 +34,7 @@ from hostwright.keeper.server import Remote, Target
 from hostwright.keeper.status import Activity, Extras, Health
 from hostwright.manifest import Manifest
 from hostwright.manifest_rules import Canary
+from hostwright.telemetry import Tracer
 from hostwright_kit.errors import HostError
 from hostwright_kit.vouching import LINK_FD_VARIABLE
 
@@ -90,12 +91,14 @@ class Servers:
         *,
         guard: Guard | None = None,
         events: Events | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`guard` stands around the calls to servers that have none inside."""
         self.adopt(manifests)
         self._ledger = ledger
         self.guard = guard
         self.events = events
+        self.tracer = tracer
         self.catalog = Catalog(self.is_ours, self._may_offer)
         self._connected: dict[str, Connected] = {}
         self._opening: dict[str, tuple[Target, AnyLink]] = {}

@@ -222,7 +222,7 @@ def fill_root(root: Path, found: list[Hierarchy]) -> None:
     bind_read_only(root / "proc/sys", root / "proc/sys")
 
 
-def become_systemd(found: list[Hierarchy], name: str, root: Path) -> NoReturn:
+def become_systemd(found: list[Hierarchy], name: str, root: Path, binds: list[Path]) -> NoReturn:
     """In the child, already PID 1 of the new PID namespace."""
     for hierarchy in found:
         (hierarchy.mountpoint / name / "cgroup.procs").write_text("0")
@@ -231,6 +231,10 @@ def become_systemd(found: list[Hierarchy], name: str, root: Path) -> NoReturn:
     mount("none", Path("/"), flags=MS_REC | MS_PRIVATE)
     socket.sethostname("hostwright-test")
     fill_root(root, found)
+    for path in binds:
+        inside = root / path.relative_to("/")
+        inside.mkdir(parents=True)
+        bind_read_only(path, inside)
     os.chdir(root)
     check(libc.pivot_root(b".", b"mnt"), "pivot_root")
     check(libc.umount2(b"/mnt", MNT_DETACH), "umount /mnt")
@@ -242,7 +246,7 @@ def become_systemd(found: list[Hierarchy], name: str, root: Path) -> NoReturn:
     os.execve(argv[0], argv, environment)  # noqa: S606 (becoming PID 1 is the point)
 
 
-def boot(found: list[Hierarchy], name: str, root: Path) -> int:
+def boot(found: list[Hierarchy], name: str, root: Path, binds: list[Path]) -> int:
     """Fork PID 1; returns when it has become systemd, or raises what kept it from that."""
     check(libc.unshare(CLONE_NEWPID), "unshare the PID namespace")
     keeper = os.pidfd_open(os.getpid())
@@ -257,7 +261,7 @@ def boot(found: list[Hierarchy], name: str, root: Path) -> int:
             null = os.open("/dev/null", os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(2, 1)
-            become_systemd(found, name, root)
+            become_systemd(found, name, root, binds)
         except BaseException as error:  # noqa: BLE001 (nothing may run past here in the child)
             os.write(failure_write, str(error).encode())
         os._exit(1)
@@ -301,7 +305,7 @@ def main() -> int:
     name = f"{CGROUP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     try:
         make_cgroups(found, name)
-        pid = boot(found, name, root)
+        pid = boot(found, name, root, [Path(word) for word in sys.argv[2:]])
         answer(pid=pid)
         wait_for_end(pid)
         with contextlib.suppress(ProcessLookupError):

@@ -16,7 +16,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -58,8 +58,10 @@ def require_host() -> None:
 class SystemdHost:
     """A booted systemd; a context manager, which leaves nothing behind."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, binds: Sequence[Path] = ()) -> None:
+        """`binds`: folders of this machine that are seen inside, read-only, at the same path."""
         self.folder = tmp_path
+        self._binds = binds
         self.pid = 0
         self._keeper: subprocess.Popen[bytes] | None = None
 
@@ -70,7 +72,10 @@ class SystemdHost:
         with (self.folder / "boot.log").open("wb") as log:
             # Its standard input is the lifeline: the kernel closes it however we end.
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", str(Path(__file__).with_name("systemd_boot.py")), str(root)],
+                [
+                    *(sys.executable, "-I", str(Path(__file__).with_name("systemd_boot.py"))),
+                    *(str(root), *map(str, self._binds)),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from hostwright.checkup.findings import Finding
 from hostwright.manifest_files import installed_servers, read_manifests
 from hostwright.settings import GatewaySettings
+from hostwright.telemetry import TelemetrySettings
 from hostwright_kit.config import KitConfig, Settings, load_kit_config, read_settings
 from hostwright_kit.paths import Paths
 
@@ -29,10 +30,10 @@ def check_configuration(paths: Paths) -> Iterator[Finding]:
     load_kit_config(settings)
     models, broken = settings_models()
     yield from broken
-    settings.load({"gateway": GatewaySettings, **models})
+    settings.load({"gateway": GatewaySettings, "telemetry": TelemetrySettings, **models})
     kit_tables = set(KitConfig.model_fields)
     unchecked = installed_servers().keys() - models.keys()
-    settings.check_unknown([*kit_tables, "gateway", *models, *unchecked])
+    settings.check_unknown([*kit_tables, "gateway", "telemetry", *models, *unchecked])
     for problem in settings.problems:
         path = Path(problem.source)
         yield Finding(

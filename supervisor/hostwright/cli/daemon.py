@@ -45,6 +45,7 @@ from hostwright_kit.runtime import open_runtime
 
 if TYPE_CHECKING:
     from hostwright.daemon import Daemon
+    from hostwright.notify import Notifier
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 
@@ -265,6 +266,7 @@ def _trouble(state: DaemonStatus) -> list[Text]:
 async def _up_here(*, as_json: bool) -> None:
     """The daemon in this process, with the live table over it."""
     from hostwright.daemon import Daemon  # the gateway takes a second to import
+    from hostwright.notify import Notifier
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
@@ -274,10 +276,17 @@ async def _up_here(*, as_json: bool) -> None:
         interactive = out.is_terminal and not as_json
         daemon = Daemon(runtime, on_event=_nothing if interactive else _print_event)
         loop = asyncio.get_running_loop()
+        notifier = Notifier()
+
+        def stop() -> None:
+            notifier.stopping()
+            daemon.stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, daemon.stop)
+            loop.add_signal_handler(number, stop)
         # Where there is a terminal it means that the terminal has gone; a service has none.
-        loop.add_signal_handler(signal.SIGHUP, daemon.stop if _has_terminal() else daemon.reload)
+        loop.add_signal_handler(signal.SIGHUP, stop if _has_terminal() else daemon.reload)
+        telling = asyncio.create_task(_tell(notifier, daemon))
         serving = asyncio.create_task(daemon.run())
         how = _show_json(daemon) if as_json else _show(daemon, live=interactive)
         showing = asyncio.create_task(how)
@@ -288,7 +297,8 @@ async def _up_here(*, as_json: bool) -> None:
             raise _first_error(group) from group
         finally:
             showing.cancel()
-            await asyncio.wait([showing])
+            telling.cancel()
+            await asyncio.wait([showing, telling])
     finally:
         await runtime.close()
 
@@ -310,6 +320,13 @@ def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
             return first
         expected = cast("BaseExceptionGroup[BaseException]", first)
     return group
+
+
+async def _tell(notifier: Notifier, daemon: Daemon) -> None:
+    """Whoever started us (systemd) hears when the listeners are open, and that we live."""
+    await daemon.ready.wait()
+    notifier.ready(f"serving {daemon.url}")
+    await notifier.keep_alive()
 
 
 async def _show(daemon: Daemon, *, live: bool) -> None:

@@ -39,6 +39,11 @@ def looks_secret(name: str, value: str) -> bool:
     return bool(_NAME.search(name) or _FORM.search(value)) or _looks_random(value)
 
 
+def has_secret_form(value: str) -> bool:
+    """Whether a value shows by itself that it is a secret: a known prefix, a password in a URL."""
+    return bool(_FORM.search(value))
+
+
 def _looks_random(value: str) -> bool:
     if not _RANDOM.match(value) or not re.search(r"\d", value) or not re.search(r"[a-zA-Z]", value):
         return False

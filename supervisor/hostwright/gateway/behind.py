@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hostwright.gateway.catalog import Catalog, Owned
 from hostwright.gateway.link import BaseLink
 from hostwright.gateway.request import Request
+from hostwright.telemetry import Tracer
 from hostwright_kit.errors import HostError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Behind(Protocol):
     catalog: Catalog
     guard: Guard | None
     events: Events | None
+    tracer: Tracer | None
 
     def names(self) -> Sequence[str]:
         """The servers that are offered."""

@@ -18,14 +18,14 @@ from typing import Any, cast
 
 from msgspec import Raw
 
-from hostwright.gateway import codec, results
+from hostwright.gateway import codec, metrics, results, tracing
 from hostwright.gateway.behind import Behind
 from hostwright.gateway.bridge import MAX_QUESTIONS, put_questions
 from hostwright.gateway.catalog import Owned
 from hostwright.gateway.codec import ABSENT, Fields, RpcError
 from hostwright.gateway.link import BaseLink, LinkLostError, Progress
-from hostwright.gateway.metrics import observe
 from hostwright.gateway.request import Request
+from hostwright.telemetry import Span
 from hostwright_kit.errors import HostError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Call:
     """One request that a server answers."""
 
     __slots__ = (
-        *("_again", "_asked", "_began", "_link", "_number", "_params", "_task"),
+        *("_again", "_asked", "_began", "_link", "_number", "_params", "_span", "_task"),
         *("behind", "otherwise", "owned", "request", "since"),
     )
 
@@ -60,6 +60,7 @@ class Call:
         self._link: BaseLink | None = None
         self._number = 0
         self._task: asyncio.Task[None] | None = None
+        self._span: Span | None = None
 
     @property
     def is_tool(self) -> bool:
@@ -70,6 +71,11 @@ class Call:
         """Begin; the request is answered when it is done."""
         self.request.on_cancel = self._cancelled
         self._emit("request.accepted")
+        if self.is_tool:
+            metrics.begun(self.owned.server)
+            if (tracer := self.behind.tracer) is not None:
+                self._span = tracing.begin(tracer, self.request, self.owned)
+                self._params = tracing.told(self._params, self._span)
         guard = self.behind.guard
         if guard is not None and self.is_tool and not self.behind.is_ours(self.owned.server):
             self._run(self._guarded())
@@ -179,7 +185,7 @@ class Call:
             body = results.for_client(result, seen, method, modern=self.request.modern)
             self._finish(body, "error" if seen.isError else "ok")
 
-    def _finish(self, body: bytes, outcome: str) -> None:
+    def _finish(self, body: bytes, outcome: metrics.Outcome) -> None:
         self._over(outcome)
         self.request.succeed(body)
 
@@ -198,10 +204,12 @@ class Call:
             error = RpcError(codec.INTERNAL_ERROR, "The gateway failed on this request.")
         self.request.fail(error)
 
-    def _over(self, outcome: str) -> None:
+    def _over(self, outcome: metrics.Outcome) -> None:
         took = time.perf_counter() - self._began
         if self.is_tool:
-            observe(self.owned.server, self.owned.name, outcome, took)
+            metrics.observe(self.owned.server, self.owned.name, outcome, took)
+        if self._span is not None:
+            self._span.end(outcome)
         kind = "request.completed" if outcome in ("ok", "asked") else "request.failed"
         self._emit(kind, outcome=outcome, seconds=took)
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Raw
 
-from hostwright.gateway import codec
+from hostwright.gateway import codec, metrics
 from hostwright.gateway.asker import MODERN, VERSION_META, Origin
 from hostwright.gateway.behind import Behind
 from hostwright.gateway.calls import Call
@@ -191,6 +191,7 @@ class Edge:
             raise RpcError(INVALID_PARAMS, "arguments is an object.")
 
         def unknown() -> None:
+            metrics.unknown_tool()
             error = HostError(
                 f"There is no tool {name!r} here.",
                 fix="Ask tools/list for the names.",

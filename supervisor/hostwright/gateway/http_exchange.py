@@ -8,6 +8,7 @@ era is spoken is told by `MCP-Protocol-Version`.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hostwright.gateway import codec, mirrored
@@ -231,6 +232,11 @@ class Exchange:
             self._whole(200, b"")
 
     # -- answering -------------------------------------------------------------------------------
+
+    @property
+    def carrier(self) -> Mapping[str, str]:
+        """The headers."""
+        return self._head.named
 
     def respond(self, request: Request, line: bytes, code: int | None) -> None:
         """The answer to the request."""

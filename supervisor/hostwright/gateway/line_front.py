@@ -10,7 +10,7 @@ much waits for it: it costs the others nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from hostwright.gateway import codec
@@ -192,6 +192,11 @@ class LineClient(asyncio.Protocol):
         return True
 
     # -- answers ---------------------------------------------------------------------------------
+
+    @property
+    def carrier(self) -> Mapping[str, str]:
+        """Nothing comes beside a line."""
+        return {}
 
     def respond(self, request: Request, line: bytes, code: int | None) -> None:
         """The answer to a request."""

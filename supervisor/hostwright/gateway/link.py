@@ -26,6 +26,7 @@ from hostwright.gateway import codec
 from hostwright.gateway.asker import SUPERVISOR, Asker
 from hostwright.gateway.codec import ABSENT, Fields, Message, RpcError
 from hostwright.gateway.lines import Lines, TooLong
+from hostwright.gateway.tracing import onward
 from hostwright.keeper.status import Activity
 from hostwright_kit.errors import HostError
 from hostwright_kit.vouching import MAX_MESSAGE_BYTES
@@ -259,12 +260,12 @@ class Link(BaseLink):
     def _filled(self, params: Fields, asker: Asker, token: int | None) -> bytes:
         """The params with the envelope of the inner era; what the client sent there is replaced."""
         rest = codec.encode({key: one for key, one in params.items() if key != "_meta"})
-        if self.legacy:
-            meta = b"" if token is None else b'"progressToken":%d' % token
-        else:
-            meta = asker.meta(self._link_key)
-            if token is not None:
-                meta += b',"progressToken":%d' % token
+        members = [] if self.legacy else [asker.meta(self._link_key)]
+        if token is not None:
+            members.append(b'"progressToken":%d' % token)
+        if trace := onward(params):
+            members.append(trace)
+        meta = b",".join(members)
         return codec.with_members(rest, b'"_meta":{' + meta + b"}") if meta else rest
 
     def post(self, number: int, method: str, params: bytes) -> None:

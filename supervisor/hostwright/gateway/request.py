@@ -7,7 +7,7 @@ what comes after a cancellation or a disconnect finds it closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from msgspec import Raw
@@ -21,6 +21,11 @@ from hostwright.gateway.view import View
 
 class Outlet(Protocol):
     """Where a client hears of one request."""
+
+    @property
+    def carrier(self) -> Mapping[str, str]:
+        """What came beside the message: HTTP's headers, in lower case."""
+        ...
 
     def respond(self, request: Request, line: bytes, code: int | None) -> None:
         """The answer, at last; `code` is that of an error."""

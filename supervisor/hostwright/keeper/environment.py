@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from hostwright.keeper.processes import MARK
 from hostwright.manifest import Manifest
+from hostwright.notify import VARIABLES as SYSTEMD_VARIABLES
 from hostwright_kit.redact import is_secret_name
 
 _ORDINARY = frozenset(
@@ -27,7 +28,7 @@ _ORDINARY = frozenset(
 # Read when an interpreter or the C library starts: no fork can give a child other ones.
 AT_EXEC = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "OPENBLAS_", "OMP_", "MKL_", "BLIS_")
 # Of the process that it was set for, never of another one.
-_PERSONAL = frozenset({MARK, "HOSTWRIGHT_LINK_FD"})
+_PERSONAL = frozenset({MARK, "HOSTWRIGHT_LINK_FD", *SYSTEMD_VARIABLES})
 
 
 def build_environment(
