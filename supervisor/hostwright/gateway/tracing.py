@@ -13,11 +13,11 @@ from msgspec import Raw
 from hostwright.gateway import codec
 from hostwright.gateway.asker import MODERN
 from hostwright.gateway.codec import ABSENT, Fields
-from hostwright.gateway.request import Request
 from hostwright.telemetry import Span, Tracer, trace_context
 
 if TYPE_CHECKING:
     from hostwright.gateway.catalog import Owned
+    from hostwright.gateway.request import Request
 
 
 def begin(tracer: Tracer, request: Request, owned: Owned) -> Span:
