@@ -31,6 +31,7 @@ from hostwright.keeper.machine import State
 from hostwright.keeper.reload import Reloaded
 from hostwright.keeper.status import ActionResult, ServerEvent
 from hostwright.reloading import Reloader, ReloadResult
+from hostwright.secrets_at_start import SecretsAtStart
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
 from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET, DaemonStatus
@@ -65,6 +66,7 @@ class Daemon:
         self.settled = asyncio.Event()
         """Every server has answered or failed once."""
         self.servers = Servers(self.reloader.manifests, self._offer_changed)
+        self._secrets = SecretsAtStart(runtime.paths.state_dir, runtime.ledger)
         self.keeper = Keeper(
             self.reloader.manifests,
             runtime_dir=runtime.paths.runtime_dir,
@@ -72,6 +74,7 @@ class Daemon:
             probe=self.servers.probe,
             canary=self.servers.canary,
             prepare=self.servers.prepare,
+            secrets=self._secrets,
             on_event=self._record,
         )
         self.servers.keeper = self.keeper
@@ -123,6 +126,7 @@ class Daemon:
         settings = self.settings
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tokens.close)
+            stack.callback(self._secrets.close)
             # The port is taken before anything is started: the commonest reason to fail.
             listener = stack.enter_context(
                 contextlib.closing(bind_tcp(settings.host, settings.port))
