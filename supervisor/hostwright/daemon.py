@@ -30,6 +30,7 @@ from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
 from hostwright.keeper.reload import Reloaded
 from hostwright.keeper.status import ActionResult, ServerEvent
+from hostwright.policing import Policing
 from hostwright.reloading import Reloader, ReloadResult
 from hostwright.secrets_at_start import SecretsAtStart
 from hostwright.servers import Servers
@@ -80,6 +81,8 @@ class Daemon:
         self.servers.keeper = self.keeper
         self.reloader.serve(self.keeper, self._reloaded)
         self._pin = OperatorPin(runtime.paths.state_dir)
+        self._tokens = Tokens(runtime.paths.state_dir / TOKENS_FILE)
+        self._policing = Policing(runtime.guard, self.reloader.manifests, self._tokens)
         self._edges = self._make_edges()
 
     def stop(self) -> None:
@@ -121,7 +124,7 @@ class Daemon:
         """Serve until `stop`. Raises `HostError` when it cannot begin; then nothing is left."""
         runtime_dir = self.runtime.paths.runtime_dir
         endpoints = Endpoints(self._edges)
-        tokens = Tokens(self.runtime.paths.state_dir / TOKENS_FILE)
+        tokens = self._tokens
         probes = Probes(ready=self._readiness, metrics=lambda: metrics.render(self.keeper.status()))
         settings = self.settings
         async with contextlib.AsyncExitStack() as stack:
@@ -166,10 +169,14 @@ class Daemon:
         self.settled.set()
 
     def _make_edges(self) -> dict[str, Edge]:
-        edges = {ALL: Edge("hostwright", self.servers, self.servers.names)}
-        for name in [tools.NAME, *(one.name for one in self.reloader.manifests)]:
-            edges[name] = Edge(f"hostwright-{name}", self.servers, lambda name=name: (name,))
-        return edges
+        own = [tools.NAME, *(one.name for one in self.reloader.manifests)]
+        return {
+            ALL: Edge("hostwright", self.servers, self.servers.names, self._policing),
+            **{name: self._edge(name) for name in own},
+        }
+
+    def _edge(self, name: str) -> Edge:
+        return Edge(f"hostwright-{name}", self.servers, lambda: (name,), self._policing)
 
     @asynccontextmanager
     async def _own_tools(self) -> AsyncGenerator[None]:
@@ -194,8 +201,9 @@ class Daemon:
     def _reloaded(self, done: Reloaded) -> None:
         """Other manifests hold: what clients see follows at once."""
         self.servers.adopt(self.reloader.manifests)
+        self._policing.adopt(self.reloader.manifests)
         for name in done.added:
-            self._edges[name] = Edge(f"hostwright-{name}", self.servers, lambda name=name: (name,))
+            self._edges[name] = self._edge(name)
         for name in (*done.added, *done.changed, *done.removed):
             self._offer_changed(name)
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from hostwright.manifest_rules import Canary, Conditions, GuardRules, Limits, LogRules, OneOrMore
 from hostwright_kit.errors import HostError
 from hostwright_kit.redact import is_secret_name
+from hostwright_kit.token_rules import check_renames
 from hostwright_kit.vault_names import MIN_VALUE_CHARS
 from hostwright_kit.vault_names import NAME as _ENTRY
 
@@ -101,6 +102,17 @@ class ToolFilter(BaseModel):
 
     include: Words = Field(default=("*",), description="Globs of names.")
     exclude: Words = Field(default=(), description="Likewise; these are not offered.")
+    rename: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=500,
+        description="The server's own name of a tool → what clients are to call it.",
+    )
+
+    @field_validator("rename")
+    @classmethod
+    def _unambiguous(cls, value: dict[str, str]) -> dict[str, str]:
+        check_renames(value)
+        return value
 
     def offers(self, tool: str) -> bool:
         """Whether a tool of this name is offered."""

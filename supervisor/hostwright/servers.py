@@ -61,8 +61,8 @@ class Servers:
     def __init__(self, manifests: Sequence[Manifest], changed: Callable[[str], None]) -> None:
         """`changed` is told the name of a server whose offer changed."""
         self._manifests: dict[str, Manifest] = {}
+        self.catalog = Catalog(self._is_ours, self._may_offer, self._renames)
         self.adopt(manifests)
-        self.catalog = Catalog(self._is_ours, self._may_offer)
         self._changed = changed
         self._connected: dict[str, Connected] = {}
         self._keys: dict[str, str] = {}
@@ -75,6 +75,7 @@ class Servers:
         """These are the servers from now on."""
         ours_first = sorted(manifests, key=lambda manifest: manifest.entry_point is None)
         self._manifests = {manifest.name: manifest for manifest in ours_first}
+        self.catalog.reconsider()
 
     def add_local(self, link: Link) -> None:
         """A server inside this process, which needs no keeping."""
@@ -232,6 +233,10 @@ class Servers:
     def _may_offer(self, server: str, tool: str) -> bool:
         manifest = self._manifests.get(server)
         return manifest is None or manifest.tools.offers(tool)
+
+    def _renames(self, server: str) -> Mapping[str, str]:
+        manifest = self._manifests.get(server)
+        return manifest.tools.rename if manifest is not None else {}
 
     def _is_current(self, connected: Connected) -> bool:
         keeper = self.keeper

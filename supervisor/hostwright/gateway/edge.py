@@ -35,10 +35,16 @@ from hostwright.gateway.catalog import Catalog, Kind, Owned
 from hostwright.gateway.link import Asker, Asks, LinkLostError
 from hostwright.gateway.metrics import CALLS
 from hostwright.gateway.sessions import AnnouncingServer, Sessions
+from hostwright.guarded.pipeline import Client, Forward, Reply, ThirdPartyCall
+from hostwright.policing import Policing
+from hostwright.toolsearch import tools as toolsearch
+from hostwright.views import View, Views
 from hostwright_kit.asking import ANSWER_TIMEOUT_SECONDS
 from hostwright_kit.caller import Caller, Transport
 from hostwright_kit.errors import HostError
+from hostwright_kit.guard import OutcomeUnknownError, error_detail
 from hostwright_kit.identity import TOKEN_SCOPE
+from hostwright_kit.token_rules import TokenRules
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +68,7 @@ CACHEABLE: tuple[CacheableMethod, ...] = (
 )
 PAGE_SIZE = 200
 SERVER_UNAVAILABLE = -32000
+_ANSWERS = ("inputResponses", "requestState", "arguments")
 ERROR_META = "dev.hostwright/error"
 
 
@@ -100,9 +107,18 @@ class Backends(Protocol):
 class Edge:
     """One endpoint over the servers that `select` names."""
 
-    def __init__(self, name: str, backends: Backends, select: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        backends: Backends,
+        select: Callable[[], Sequence[str]],
+        policing: Policing,
+    ) -> None:
+        self._name = name
         self._backends = backends
         self._select = select
+        self._policing = policing
+        self._views: Views[Owned] = Views()
         self.bus = InMemorySubscriptionBus()
         self._sessions = Sessions()
         self._telling: set[asyncio.Future[None]] = set()
@@ -143,64 +159,130 @@ class Edge:
     async def _set_level(self, ctx: Ctx, params: mcp.SetLevelRequestParams) -> mcp.EmptyResult:
         return mcp.EmptyResult()
 
+    def _view(self, ctx: Ctx) -> View[Owned]:
+        """The tools that this client sees."""
+        catalog, servers = self._backends.catalog, tuple(self._select())
+        asked = ctx.request.query_params.get("tools") if ctx.request is not None else None
+        return self._views.view(
+            catalog.listing("tools", servers),
+            catalog.version,
+            self._rules(ctx),
+            endpoint=servers,
+            mode="search" if asked == "search" else None,
+            about=self._policing.about(),
+        )
+
+    def _rules(self, ctx: Ctx) -> TokenRules:
+        return self._policing.token_rules(_asker(ctx).caller.token)
+
     async def _list_tools(self, ctx: Ctx, params: Any) -> Raw:
-        return await self._list("tools", params)
+        await self._backends.met(self._select(), LIST_SECONDS)
+        view = self._view(ctx)
+        if view.mode == "search":
+            return _page("tools", toolsearch.definitions(), params)
+        return _page("tools", [view.entry(name) for name in view.names()], params)
 
     async def _list_resources(self, ctx: Ctx, params: Any) -> Raw:
-        return await self._list("resources", params)
+        return await self._list(ctx, "resources", params)
 
     async def _list_templates(self, ctx: Ctx, params: Any) -> Raw:
-        return await self._list("resourceTemplates", params)
+        return await self._list(ctx, "resourceTemplates", params)
 
     async def _list_prompts(self, ctx: Ctx, params: Any) -> Raw:
-        return await self._list("prompts", params)
+        return await self._list(ctx, "prompts", params)
 
-    async def _list(self, kind: Kind, params: Any) -> Raw:
+    async def _list(self, ctx: Ctx, kind: Kind, params: Any) -> Raw:
         await self._backends.met(self._select(), LIST_SECONDS)
         items = self._backends.catalog.listing(kind, self._select())
-        cursor = getattr(params, "cursor", None)
-        start = _position(cursor, len(items))
-        page: Raw = {
-            kind: [item.entry for item in items[start : start + PAGE_SIZE]],
-            "resultType": "complete",
-        }
-        more = start + PAGE_SIZE < len(items)
-        return {**page, "nextCursor": str(start + PAGE_SIZE)} if more else page
+        rules = self._rules(ctx)
+        return _page(kind, [item.entry for item in items if rules.sees_server(item.server)], params)
 
     async def _call_tool(self, ctx: Ctx, params: Any) -> Raw:
         raw = _raw(ctx)
-        owned = await self._owner("tools", str(raw.get("name")))
+        try:
+            return await self._called(ctx, raw)
+        except HostError as error:
+            return _tool_error(error)
+
+    async def _called(self, ctx: Ctx, raw: Raw) -> Raw:
+        """One call by a name that this client sees, or in search mode by one of the three."""
+        view, name = self._view(ctx), str(raw.get("name"))
+        if view.mode == "search" and name in (toolsearch.SEARCH, toolsearch.DESCRIBE):
+            await self._backends.met(self._select(), LIST_SECONDS)
+            return toolsearch.answer(name, raw.get("arguments"), self._view(ctx))
+        if view.mode == "search" and name == toolsearch.CALL:
+            name, arguments = toolsearch.target(raw.get("arguments"), view)
+            raw = {**raw, "name": name, "arguments": arguments}
+        owned = view.lookup(name)
         if owned is None:
-            return _tool_error(
-                HostError(
-                    f"There is no tool {raw.get('name')!r} here.",
-                    fix="Ask tools/list for the names.",
-                    code="unknown_tool",
-                )
+            await self._backends.met(self._select(), FIND_SECONDS)
+            view = self._view(ctx)
+            owned = view.lookup(name)
+        if owned is None:
+            if view.mode == "search":
+                raise toolsearch.unknown(name, view)
+            raise HostError(
+                f"There is no tool {name!r} here.",
+                fix="Ask tools/list for the names.",
+                code="unknown_tool",
             )
+        return await self._measured(ctx, owned, {**raw, "name": owned.name})
+
+    async def _measured(self, ctx: Ctx, owned: Owned, raw: Raw) -> Raw:
         started = time.perf_counter()
         outcome = "failed"
         try:
-            result = await self._forward(
-                ctx, owned.server, "tools/call", {**raw, "name": owned.name}
-            )
-            _check_answer(owned, result)
+            result = await self._guarded(ctx, owned, raw)
             outcome = "error" if result.get("isError") else "ok"
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
-        except LinkLostError:
-            return _tool_error(_lost(owned))
-        except HostError as error:
-            return _tool_error(error)
         finally:
             CALLS.labels(owned.server, owned.name, outcome).observe(time.perf_counter() - started)
+        return result
+
+    async def _guarded(self, ctx: Ctx, owned: Owned, raw: Raw) -> Raw:
+        """Through our guard, unless the server is ours and has its own."""
+        rules = self._policing.guard_rules(owned.server)
+        if rules is None:
+            return await self._sent(ctx, owned, raw)
+        asker = _asker(ctx)
+        call = ThirdPartyCall(
+            caller=asker.caller,
+            server=owned.server,
+            tool=owned.name,
+            entry=owned.entry,
+            rules=rules,
+            arguments=raw.get("arguments"),
+            input_responses=raw.get("inputResponses"),
+            request_state=raw.get("requestState"),
+        )
+
+        async def send(forward: Forward) -> Reply:
+            rest = {key: value for key, value in raw.items() if key not in _ANSWERS}
+            given = {
+                "inputResponses": forward.input_responses,
+                "requestState": forward.request_state,
+                "arguments": forward.arguments,
+            }
+            added = {key: value for key, value in given.items() if value is not None}
+            return await self._sent(ctx, owned, {**rest, **added})
+
+        reply = await self._policing.guard.around(call, _client(ctx, asker), send)
+        return cast("Raw", reply)
+
+    async def _sent(self, ctx: Ctx, owned: Owned, raw: Raw) -> Raw:
+        try:
+            result = await self._forward(ctx, owned.server, "tools/call", raw)
+        except LinkLostError:
+            raise _lost(owned) from None
+        _check_answer(owned, result)
         return result
 
     async def _read_resource(self, ctx: Ctx, params: Any) -> Raw:
         raw = _raw(ctx)
         uri = str(raw.get("uri"))
-        for server, asked in await self._readers(uri):
+        for server, asked in await self._readers(ctx, uri):
             try:
                 return await self._forward_plain(
                     ctx, server, "resources/read", {**raw, "uri": asked}
@@ -211,12 +293,15 @@ class Edge:
                     raise
         raise MCPError(mcp.INVALID_PARAMS, f"Resource not found: {uri!r}", {"uri": uri})
 
-    async def _readers(self, uri: str) -> list[tuple[str, str]]:
+    async def _readers(self, ctx: Ctx, uri: str) -> list[tuple[str, str]]:
         """The servers that may have a resource, each with the name that it knows it by."""
+        rules = self._rules(ctx)
         if (owned := await self._owner("resources", uri)) is not None:
-            return [(owned.server, owned.name)]
+            return [(owned.server, owned.name)] if rules.sees_server(owned.server) else []
         found: dict[tuple[str, str], None] = {}
         for item in self._backends.catalog.listing("resourceTemplates", self._select()):
+            if not rules.sees_server(item.server):
+                continue
             # What stands before the first variable (RFC 6570) tells most servers apart; each judges
             # the rest itself.
             if uri.startswith(item.shown.partition("{")[0]):
@@ -226,7 +311,7 @@ class Edge:
     async def _get_prompt(self, ctx: Ctx, params: Any) -> Raw:
         raw = _raw(ctx)
         owned = await self._owner("prompts", str(raw.get("name")))
-        if owned is None:
+        if owned is None or not self._rules(ctx).sees_server(owned.server):
             raise MCPError(mcp.INVALID_PARAMS, f"Unknown prompt: {raw.get('name')!r}")
         return await self._forward_plain(
             ctx, owned.server, "prompts/get", {**raw, "name": owned.name}
@@ -326,6 +411,25 @@ def _plain(text: str, limit: int) -> str:
     return "".join(char if char.isprintable() else "\ufffd" for char in text[:limit])
 
 
+def _client(ctx: Ctx, asker: Asker) -> Client:
+    """How this client can be asked."""
+    said = asker.capabilities.get("elicitation")
+    form = isinstance(said, dict) and (not said or "form" in said)
+    modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+    async def elicit(params: Mapping[str, Any]) -> Raw:
+        return await _elicit(ctx, mcp.ElicitRequestFormParams.model_validate(params))
+
+    return Client(modern=modern, can_elicit=form, elicit=None if modern else elicit)
+
+
+def _page(kind: Kind, entries: Sequence[Raw], params: Any) -> Raw:
+    start = _position(getattr(params, "cursor", None), len(entries))
+    page: Raw = {kind: list(entries[start : start + PAGE_SIZE]), "resultType": "complete"}
+    more = start + PAGE_SIZE < len(entries)
+    return {**page, "nextCursor": str(start + PAGE_SIZE)} if more else page
+
+
 def _raw(ctx: Ctx) -> Raw:
     return dict(ctx.params or {})
 
@@ -339,13 +443,13 @@ def _position(cursor: str | None, size: int) -> int:
     return int(cursor)
 
 
-def _lost(owned: Owned) -> HostError:
+def _lost(owned: Owned) -> OutcomeUnknownError:
     read_only = (owned.entry.get("annotations") or {}).get("readOnlyHint") is True
     if read_only:
         fix = "It only reads: call it again, the server is being restarted."
     else:
         fix = "It may have taken effect: look at receipt_list (or the ledger) before repeating it."
-    return HostError(
+    return OutcomeUnknownError(
         f"The server {owned.server} ended while {owned.name} was running.",
         fix=fix,
         code="server_ended",
@@ -372,5 +476,5 @@ def _tool_error(error: HostError) -> Raw:
     }
 
 
-def _detail(error: HostError) -> Raw:
-    return {"code": error.code, "message": error.message, "fix": error.fix}
+def _detail(error: HostError) -> Mapping[str, str]:
+    return error_detail(error)
