@@ -99,7 +99,9 @@ class Installation:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("HOSTWRIGHT_")
         }
-        return {**inherited, **self.marks, "NO_COLOR": "1", "PYTHONFAULTHANDLER": "1"}
+        # The keyring of whoever runs the tests is not theirs to write to.
+        keyring = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}
+        return {**inherited, **self.marks, **keyring, "NO_COLOR": "1", "PYTHONFAULTHANDLER": "1"}
 
     @property
     def ledger(self) -> Path:
@@ -430,6 +432,12 @@ def settle(look: Callable[[], Found], *, seconds: float = 30.0) -> Found:
 def text(result: Any) -> str:
     """The text of a result."""
     return " ".join(getattr(block, "text", "") for block in result.content)
+
+
+def structured(result: Any) -> dict[str, Any]:
+    """The structured content of a result that has one."""
+    assert result.structured_content, result
+    return result.structured_content
 
 
 def failure(result: Any) -> dict[str, Any]:

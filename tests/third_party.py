@@ -163,11 +163,21 @@ def pid(call: Call) -> None:
     call.answer(str(os.getpid()))
 
 
+def env(call: Call) -> None:
+    call.answer(json.dumps(dict(os.environ)))
+
+
+def complain(call: Call) -> None:
+    """On stderr, with everything that it was given."""
+    print(f"cannot log in with {call.given} {dict(os.environ)}", file=sys.stderr, flush=True)
+    call.answer("complained")
+
+
 ACTS: dict[str, Callable[[Call], None]] = {
     function.__name__: function
     for function in (
         *(echo, die, hang, deaf, close_stdout, garbage, big, endless, progress),
-        *(wrong_error, no_result, bad_shape, seen, meta, grow, ask, pid),
+        *(wrong_error, no_result, bad_shape, seen, meta, grow, ask, pid, env, complain),
     )
 }
 

@@ -53,8 +53,9 @@ class ReceiptEntry(BaseModel, frozen=True):
     caller: str | None
     server: str | None
     tool: str | None
-    outcome: Literal["ok", "error", "cancelled", "unrecorded"] = Field(
-        description="unrecorded: begun, but no outcome is on record (running now, or cut off)."
+    outcome: Literal["ok", "error", "cancelled", "unknown", "unrecorded"] = Field(
+        description="unknown: its server ended before it told. unrecorded: begun, but no outcome "
+        "is on record (running now, or cut off)."
     )
     finished: str | None = Field(default=None, description="When the outcome was recorded, UTC.")
     duration_ms: float | None = None

@@ -105,6 +105,22 @@ class ApprovalNeededError(HostError):
         self.approval = approval
 
 
+class OutcomeUnknownError(HostError):
+    """The act was begun, and nobody is left to tell what came of it (its server ended)."""
+
+
+def error_detail(error: HostError, secrets: frozenset[str] = frozenset()) -> dict[str, str]:
+    """A failure as clients may branch on it: what MCP errors carry in `_meta`."""
+    detail = {
+        "code": error.code,
+        "message": without(error.message, secrets),
+        "fix": without(error.fix, secrets),
+    }
+    if isinstance(error, ApprovalNeededError):
+        detail["approval_id"] = error.approval.id
+    return detail
+
+
 class Asked(Exception):  # noqa: N818 - not an error: the client is asked and calls again
     """The question was put to the client; this leg of the call ends here."""
 
@@ -146,11 +162,16 @@ class Guard:
         act: Callable[[], Awaitable[Result]],
         ask: Callable[[Approval], Awaitable[Answer]],
         failed: Callable[[Result], str | None] = lambda _: None,
+        *,
+        granted: Approval | None = None,
+        took: Callable[[Approval], None] = lambda _: None,
     ) -> Result:
         """Take one call the whole way and return what `act` returned.
 
-        `failed` says whether a returned result is a failure, and which. Raises `HostError` when
-        the call is denied or waits, `Asked` when the client has to put the question.
+        `failed` says whether a returned result is a failure, and which. `granted` is the grant that
+        an earlier leg of this very call has used up; `took` is told of the one that counts for
+        this leg, before `act` begins. Raises `HostError` when the call is denied or waits, `Asked`
+        when the client has to put the question.
         """
         judgement = judge(
             self.config.policy,
@@ -171,7 +192,8 @@ class Guard:
                 code="denied",
             )
         if judgement.verdict == "ask":
-            approval = await self._approval(call, judgement, ask)
+            approval = granted or await self._approval(call, judgement, ask)
+            took(approval)
         if call.effect is Effect.READ:
             return await self._read(call, approval, act, failed)
         return await self._act(call, judgement, approval, act, failed)
@@ -276,7 +298,8 @@ class Guard:
                 logger.exception("the cancellation of %s was not recorded", call.tool)
             raise
         except Exception as failure:
-            await self._settle(call, outcome("error", str(failure)), "was begun and failed")
+            kind = "unknown" if isinstance(failure, OutcomeUnknownError) else "error"
+            await self._settle(call, outcome(kind, str(failure)), "was begun and failed")
             raise
         finally:
             _scope.reset(token)

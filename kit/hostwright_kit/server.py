@@ -33,14 +33,14 @@ from fastmcp.tools.base import InputRequiredToolResult, ToolResult
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
-from hostwright_kit.asking import ask_client, input_required
 from hostwright_kit.caller import Caller
 from hostwright_kit.check import Finding
+from hostwright_kit.client_asking import ask_client, input_required
 from hostwright_kit.errors import HostError
-from hostwright_kit.guard import ApprovalNeededError, Asked, Call
+from hostwright_kit.guard import Asked, Call, error_detail
 from hostwright_kit.identity import identify
 from hostwright_kit.policy import Effect
-from hostwright_kit.redact import hiding, is_secret_name, redact_text, secret_values, without
+from hostwright_kit.redact import hiding, is_secret_name, redact_text, secret_values
 from hostwright_kit.runtime import Runtime
 from hostwright_kit.vouching import ERROR_META
 
@@ -323,10 +323,8 @@ def _failure(result: ToolResult) -> str | None:
 
 
 def _error_result(error: HostError, secrets: frozenset[str]) -> ToolResult:
-    message, fix = without(error.message, secrets), without(error.fix, secrets)
-    detail = {"code": error.code, "message": message, "fix": fix}
-    if isinstance(error, ApprovalNeededError):
-        detail["approval_id"] = error.approval.id
+    detail = error_detail(error, secrets)
+    message, fix = detail["message"], detail["fix"]
     return ToolResult(
         content=[mcp.TextContent(type="text", text=f"{message} Fix: {fix}" if fix else message)],
         is_error=True,

@@ -7,20 +7,26 @@ of the hash, which tells an attacker nothing about the token.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
+import sqlite3
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from hostwright_kit.clock import utc_now
 from hostwright_kit.errors import HostError
 from hostwright_kit.store import naming_the_cause, open_store
+from hostwright_kit.token_rules import ALL, TokenRules
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "hw_"
+NOTHING = TokenRules(servers=())
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 MIGRATIONS = (
@@ -31,6 +37,7 @@ MIGRATIONS = (
         created TEXT NOT NULL
     ) STRICT;
     """,
+    "ALTER TABLE tokens ADD COLUMN rules TEXT NOT NULL DEFAULT '{}';",
 )
 
 
@@ -39,6 +46,7 @@ class TokenInfo(BaseModel, frozen=True):
 
     name: str
     created: str
+    rules: TokenRules = ALL
 
 
 class Tokens:
@@ -49,7 +57,7 @@ class Tokens:
         self._db = open_store(path, MIGRATIONS)
         self._lock = threading.Lock()
 
-    def create(self, name: str, *, replace: bool = False) -> str:
+    def create(self, name: str, *, replace: bool = False, rules: TokenRules = ALL) -> str:
         """Make a token for the client `name` and return it; it cannot be shown again."""
         if not NAME.fullmatch(name):
             raise HostError(
@@ -61,8 +69,8 @@ class Tokens:
         verb = "INSERT OR REPLACE" if replace else "INSERT OR IGNORE"
         with self._using():
             made = self._db.execute(
-                f"{verb} INTO tokens VALUES (?, ?, ?)",
-                (name, _sha256(secret), utc_now()),
+                f"{verb} INTO tokens VALUES (?, ?, ?, ?)",
+                (name, _sha256(secret), utc_now(), _stored(rules)),
             ).rowcount
         if not made:
             raise HostError(
@@ -74,11 +82,31 @@ class Tokens:
 
     def verify(self, secret: str) -> str | None:
         """The name of the client that this token was made for."""
+        found = self.look_up(secret)
+        return found.name if found else None
+
+    def look_up(self, secret: str) -> TokenInfo | None:
+        """Whose token this is, and what it may see."""
         with self._using():
             row = self._db.execute(
-                "SELECT name FROM tokens WHERE sha256 = ?", (_sha256(secret),)
+                "SELECT name, created, rules FROM tokens WHERE sha256 = ?", (_sha256(secret),)
             ).fetchone()
-        return row["name"] if row else None
+        return _info(row) if row else None
+
+    def rules(self, name: str) -> TokenRules:
+        """What the token of this name may see; nothing when there is no such token any more."""
+        with self._using():
+            row = self._db.execute("SELECT * FROM tokens WHERE name = ?", (name,)).fetchone()
+        return _info(row).rules if row else NOTHING
+
+    def change(self, name: str, rules: TokenRules) -> None:
+        """Let a token see something else; the token itself stays as it is."""
+        with self._using():
+            done = self._db.execute(
+                "UPDATE tokens SET rules = ? WHERE name = ?", (_stored(rules), name)
+            ).rowcount
+        if not done:
+            raise _unknown(name)
 
     def version(self) -> int:
         """Another number when another process has changed a token since; costs no disk access."""
@@ -89,17 +117,13 @@ class Tokens:
         """Make a token worthless at once."""
         with self._using():
             if not self._db.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount:
-                raise HostError(
-                    f"There is no token named {name!r}.",
-                    fix="`hostwright token --list` shows them.",
-                    code="not_found",
-                )
+                raise _unknown(name)
 
     def list(self) -> list[TokenInfo]:
         """All tokens, by name."""
         with self._using():
-            rows = self._db.execute("SELECT name, created FROM tokens ORDER BY name").fetchall()
-        return [TokenInfo.model_validate(dict(row)) for row in rows]
+            rows = self._db.execute("SELECT * FROM tokens ORDER BY name").fetchall()
+        return [_info(row) for row in rows]
 
     def close(self) -> None:
         """Close the database."""
@@ -110,6 +134,28 @@ class Tokens:
     def _using(self) -> Generator[None]:
         with self._lock, naming_the_cause(self._path):
             yield
+
+
+def _stored(rules: TokenRules) -> str:
+    return rules.model_dump_json(exclude_defaults=True)
+
+
+def _info(row: sqlite3.Row) -> TokenInfo:
+    """Rules that cannot be read (of a newer version) show nothing rather than everything."""
+    try:
+        rules = TokenRules.model_validate_json(row["rules"])
+    except ValidationError:
+        logger.warning("the rules of the token %s cannot be read; it sees nothing", row["name"])
+        rules = NOTHING
+    return TokenInfo(name=row["name"], created=row["created"], rules=rules)
+
+
+def _unknown(name: str) -> HostError:
+    return HostError(
+        f"There is no token named {name!r}.",
+        fix="`hostwright token --list` shows them.",
+        code="not_found",
+    )
 
 
 def _sha256(secret: str) -> str:

@@ -18,12 +18,15 @@ from hostwright import __version__
 from hostwright.control import control_routes, probe_routes
 from hostwright.gateway import metrics
 from hostwright.gateway.gateway import Gateway
+from hostwright.guarded.at_gateway import GatewayGuard
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.reload import Reloaded
 from hostwright.keeper.status import ServerEvent
 from hostwright.listeners import tcp_listener, unix_listeners
 from hostwright.manifest import own_manifest
+from hostwright.policing import Policing
 from hostwright.reloading import Reloader, ReloadResult
+from hostwright.secrets_at_start import SecretsAtStart
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
 from hostwright.status import DaemonStatus
@@ -56,8 +59,14 @@ class Daemon:
         """Every server has answered or failed once."""
         manifests = self.reloader.manifests
         self._tracer, self._untraced = open_tracer(runtime.table("telemetry", TelemetrySettings))
+        self._tokens = Tokens(runtime.paths.state_dir / TOKENS_FILE)
+        self._secrets = SecretsAtStart(runtime.paths.state_dir, runtime.ledger)
+        self._policing = Policing(runtime.guard, manifests, self._tokens)
         self.servers = Servers(
-            manifests, runtime.paths.state_dir / LEDGER_FILE, tracer=self._tracer
+            manifests,
+            runtime.paths.state_dir / LEDGER_FILE,
+            guard=GatewayGuard(self._policing),
+            tracer=self._tracer,
         )
         self.keeper = Keeper(
             manifests,
@@ -67,6 +76,7 @@ class Daemon:
             canary=self.servers.canary,
             activity=self.servers.activity,
             prepare=self.servers.prepare,
+            secrets=self._secrets,
             on_event=self._record,
         )
         self.servers.keeper = self.keeper
@@ -115,11 +125,11 @@ class Daemon:
     async def run(self) -> None:
         """Serve until `stop`. Raises `HostError` when it cannot begin; then nothing is left."""
         settings, paths = self.settings, self.runtime.paths
-        tokens = Tokens(paths.state_dir / TOKENS_FILE)
         probes = probe_routes(self.keeper, self._metrics)
         control = control_routes(self, self.runtime.ledger)
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(tokens.close)
+            stack.callback(self._tokens.close)
+            stack.callback(self._secrets.close)
             if self._tracer is not None:
                 stack.push_async_callback(asyncio.to_thread, self._tracer.close)
             # The port is taken before anything is started: the commonest reason to fail.
@@ -127,14 +137,14 @@ class Daemon:
             self._port = listener.getsockname()[1]
             await stack.enter_async_context(self.keeper)
             stack.push_async_callback(self.servers.close)
-            gateway = self._gateway = Gateway(self.servers, paths.state_dir)
+            gateway = self._gateway = Gateway(self.servers, paths.state_dir, self._policing)
             self.servers.watches = gateway
             # Begun before the first client can ask, so that it finds them starting.
             starting = asyncio.create_task(self._start_all())
             stack.callback(starting.cancel)
             local = await stack.enter_async_context(unix_listeners(paths.runtime_dir))
             public = gateway.tcp(
-                tokens,
+                self._tokens,
                 Starlette(routes=[*probes]),
                 required=settings.require_token,
                 hosts=settings.allowed_hosts,
@@ -164,6 +174,7 @@ class Daemon:
         """Other manifests hold: what clients see follows at once."""
         before = self.servers.names()
         self.servers.adopt(self.reloader.manifests)
+        self._policing.adopt(self.reloader.manifests)
         if self._gateway is not None:
             self._gateway.reloaded(before, (*done.added, *done.changed, *done.removed))
 

@@ -8,6 +8,7 @@ reads the TOML files.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -18,9 +19,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hostwright.manifest_rules import Canary, Conditions, Limits, LogRules, OneOrMore
+from hostwright.manifest_rules import Canary, Conditions, GuardRules, Limits, LogRules, OneOrMore
 from hostwright_kit.errors import HostError
 from hostwright_kit.redact import is_secret_name
+from hostwright_kit.token_rules import check_renames
+from hostwright_kit.vault_names import MIN_VALUE_CHARS
+from hostwright_kit.vault_names import NAME as _ENTRY
 
 ENTRY_POINT_GROUP = "hostwright.servers"
 
@@ -32,8 +36,13 @@ _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 _KINDS = ("entry_point", "fastmcp", "command", "url")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 # `$${VAR}` stands for a literal `${VAR}`; `${VAR:-text}` has a default, as in .mcp.json files.
-_REFERENCE = re.compile(r"(?P<escape>\$?)\$\{(?P<name>[^}:]*)(?::-(?P<default>[^}]*))?\}")
+# `${secret:NAME}` is an entry of the vault.
+_REFERENCE = re.compile(
+    r"(?P<escape>\$?)\$\{(?:secret:(?P<secret>[^}]*)|(?P<name>[^}:]*)(?::-(?P<default>[^}]*))?)\}"
+)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+# Shorter parts of a value would black out ordinary words.
+_MASKED_CHARS = 6
 
 # tomllib gives lists; strict mode would refuse them for a tuple.
 Words = Annotated[tuple[str, ...], Field(strict=False, max_length=1_000)]
@@ -93,6 +102,17 @@ class ToolFilter(BaseModel):
 
     include: Words = Field(default=("*",), description="Globs of names.")
     exclude: Words = Field(default=(), description="Likewise; these are not offered.")
+    rename: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=500,
+        description="The server's own name of a tool → what clients are to call it.",
+    )
+
+    @field_validator("rename")
+    @classmethod
+    def _unambiguous(cls, value: dict[str, str]) -> dict[str, str]:
+        check_renames(value)
+        return value
 
     def offers(self, tool: str) -> bool:
         """Whether a tool of this name is offered."""
@@ -125,6 +145,11 @@ class Manifest(BaseModel):
     env: dict[str, str] = Field(
         default_factory=dict, description="Variables; `${NAME}` is taken from the daemon's."
     )
+    secrets: dict[str, str] = Field(
+        default_factory=dict,
+        description="Variable → entry of the vault (hostwright secret set), opened at each start.",
+    )
+    guard: GuardRules = GuardRules()
     cwd: str | None = Field(default=None, description="Absolute, or from ~.")
     preload: Words = Field(
         default=(),
@@ -184,6 +209,16 @@ class Manifest(BaseModel):
         """Where it is started; None: where the daemon was."""
         return Path(self.cwd).expanduser() if self.cwd else None
 
+    @field_validator("secrets")
+    @classmethod
+    def _named_entries(cls, value: dict[str, str]) -> dict[str, str]:
+        for variable, entry in value.items():
+            if not _VARIABLE.match(variable):
+                raise ValueError(f"{variable!r} is no name of a variable")
+            if not _ENTRY.fullmatch(entry):
+                raise ValueError(f"{entry!r} is no name of an entry of the vault")
+        return value
+
     @field_validator("name")
     @classmethod
     def _not_ours(cls, value: str) -> str:
@@ -234,8 +269,14 @@ class Manifest(BaseModel):
             raise ValueError("headers need a url")
         if self.preload and self.entry_point is None and self.fastmcp is None:
             raise ValueError("preload needs an entry_point or fastmcp; only these can be forked")
-        if self.url is not None and (self.env or self.cwd):
-            raise ValueError("env and cwd have no meaning with a url")
+        if self.url is not None and (self.env or self.cwd or self.secrets):
+            raise ValueError(
+                "env, secrets and cwd have no meaning with a url; headers may hold ${secret:NAME}"
+            )
+        if self.entry_point is not None and self.guard != GuardRules():
+            raise ValueError("guard is for third-party servers; our own declare what they do")
+        if twice := self.env.keys() & self.secrets.keys():
+            raise ValueError(f"{', '.join(sorted(twice))} stands in env and in secrets")
         return self
 
     @model_validator(mode="after")
@@ -247,6 +288,14 @@ class Manifest(BaseModel):
         if self.name in (*self.requires, *self.after):
             raise ValueError("it cannot require, or come after, itself")
         return self
+
+    @property
+    def vault_entries(self) -> frozenset[str]:
+        """The entries of the vault that a start of it needs."""
+        texts = (*self.env.values(), *self.headers.values())
+        found = (match for text in texts for match in _REFERENCE.finditer(text))
+        named = {match["secret"] for match in found if match["secret"] and not match["escape"]}
+        return frozenset(named) | frozenset(self.secrets.values())
 
 
 class Fork(BaseModel, frozen=True):
@@ -307,30 +356,47 @@ def fork_for(manifest: Manifest) -> Fork | None:
     return None
 
 
-def expand(manifest: Manifest, environ: Mapping[str, str]) -> Expanded:
-    """`env` and `headers` with `${VAR}` taken from `environ`; every missing one in one error."""
+def expand(
+    manifest: Manifest, environ: Mapping[str, str], vault: Mapping[str, str] | None = None
+) -> Expanded:
+    """`env`, `secrets` and `headers` with their references filled in; all that miss in one error.
+
+    `vault` holds what was opened for this start; None is for a check that opens nothing.
+    """
     missing: list[str] = []
-    secrets: set[str] = set()
+    masked: set[str] = set()
+
+    def opened(entry: str, key: str) -> str:
+        if vault is None:
+            return ""
+        if entry not in vault:
+            missing.append(f"${{secret:{entry}}} in {key}")
+            return ""
+        masked.update(_forms(vault[entry]))
+        return vault[entry]
 
     def value_of(key: str, text: str) -> str:
         def replace(match: re.Match[str]) -> str:
             name, default = match["name"], match["default"]
             if match["escape"]:
                 return match[0][1:]
+            if match["secret"] is not None:
+                return opened(match["secret"], key)
             if not _VARIABLE.match(name) or (name not in environ and default is None):
                 missing.append(f"${{{name}}} in {key}")
                 return ""
             found = environ[name] if name in environ else str(default)
-            if is_secret_name(name):
-                secrets.add(found)
+            if is_secret_name(name) and len(found) >= _MASKED_CHARS:
+                masked.add(found)
             return found
 
         whole = _REFERENCE.sub(replace, text)
-        if is_secret_name(key):
-            secrets.add(whole)
+        if is_secret_name(key) and len(whole) >= _MASKED_CHARS:
+            masked.add(whole)
         return whole
 
     env = {key: value_of(key, text) for key, text in manifest.env.items()}
+    env |= {key: opened(entry, "secrets") for key, entry in manifest.secrets.items()}
     headers = {key: value_of(key, text) for key, text in manifest.headers.items()}
     if missing:
         raise HostError(
@@ -339,10 +405,14 @@ def expand(manifest: Manifest, environ: Mapping[str, str]) -> Expanded:
             "or give a default with ${NAME:-text}.",
             code="variable_missing",
         )
-    # Masking very short values would black out ordinary words.
-    return Expanded(
-        env=env, headers=headers, secret_values=frozenset(s for s in secrets if len(s) >= 6)
-    )
+    return Expanded(env=env, headers=headers, secret_values=frozenset(masked))
+
+
+def _forms(secret: str) -> set[str]:
+    """How a secret may stand in a line of a log: whole, line by line, and as JSON writes it."""
+    lines = {line for line in secret.splitlines() if len(line) >= _MASKED_CHARS}
+    forms = {secret, json.dumps(secret)[1:-1], *lines}
+    return {form for form in forms if len(form) >= MIN_VALUE_CHARS}
 
 
 def executable_for(program: str, search: str, folder: Path | None) -> str:

@@ -7,7 +7,7 @@ Models only, as strict as the manifest itself; what they mean in practice is the
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
 
@@ -116,3 +116,18 @@ class Canary(BaseModel):
         default=60, ge=0.1, le=86_400, description="At least so long between two calls."
     )
     timeout_seconds: float = Field(default=10, ge=0.1, le=600, description="For one call.")
+
+
+class GuardRules(BaseModel):
+    """`[guard]`: what the owner knows of a third-party server's tools. See docs/third-party.md."""
+
+    model_config = STRICT
+
+    trust_annotations: bool = Field(
+        default=False, description="Believe what the server says of its own tools."
+    )
+    tools: dict[str, Literal["read", "contained", "destructive"]] = Field(
+        default_factory=dict,
+        description="Effect by the tool's own name or a glob; an exact name goes before globs, "
+        "and of several globs the gravest effect counts.",
+    )

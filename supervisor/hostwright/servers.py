@@ -94,12 +94,14 @@ class Servers:
         tracer: Tracer | None = None,
     ) -> None:
         """`guard` stands around the calls to servers that have none inside."""
-        self.adopt(manifests)
         self._ledger = ledger
         self.guard = guard
         self.events = events
         self.tracer = tracer
-        self.catalog = Catalog(self.is_ours, self._may_offer)
+        self._manifests: dict[str, Manifest] = {}
+        self._names: tuple[str, ...] = ()
+        self.catalog = Catalog(self.is_ours, self._may_offer, self._renames)
+        self.adopt(manifests)
         self._connected: dict[str, Connected] = {}
         self._opening: dict[str, tuple[Target, AnyLink]] = {}
         self._keys: dict[str, str] = {}
@@ -114,6 +116,7 @@ class Servers:
         ours_first = sorted(manifests, key=lambda manifest: manifest.entry_point is None)
         self._manifests = {manifest.name: manifest for manifest in ours_first}
         self._names = tuple(self._manifests)
+        self.catalog.reconsider()
 
     def names(self) -> Sequence[str]:
         """Every server that may be offered: ours, then third-party ones."""
@@ -316,6 +319,10 @@ class Servers:
         """Whether a server guards itself."""
         manifest = self._manifests.get(server)
         return manifest is None or manifest.entry_point is not None
+
+    def _renames(self, server: str) -> Mapping[str, str]:
+        manifest = self._manifests.get(server)
+        return manifest.tools.rename if manifest is not None else {}
 
     def _may_offer(self, server: str, tool: str) -> bool:
         manifest = self._manifests.get(server)

@@ -91,6 +91,8 @@ class World:
             "HOSTWRIGHT_CONFIG_DIR": str(self.config),
             "HOSTWRIGHT_RUNTIME_DIR": str(self.runtime),
             "HOSTWRIGHT_GATEWAY__PORT": "0",
+            # The keyring of whoever runs the tests is not theirs to write to.
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
             **extra,
         }
 

@@ -74,7 +74,12 @@ def test_a_manifest_reads_as_a_person_would_write_it() -> None:
     found = import_servers(
         '{"mcpServers": {"x": {"command": "a", "args": ["b"], "env": {"K": "v"}}}}'
     )
-    assert found.servers[0].manifest == ('name = "x"\ncommand = ["a", "b"]\n\n[env]\nK = "v"\n')
+    written, hint = found.servers[0].manifest.split("\n\n# ", 1)
+    assert written == 'name = "x"\ncommand = ["a", "b"]\n\n[env]\nK = "v"'
+    # What follows is for the reader; with its marks taken away it is what a manifest may say.
+    assert "[guard.tools]" in hint
+    said = "\n".join(line.removeprefix("# ") for line in hint.splitlines() if "=" in line)
+    assert tomllib.loads(said.replace("(docs", "# (docs"))["trust_annotations"] is True
 
 
 @pytest.mark.parametrize("layout", ["1", "2"])

@@ -31,6 +31,7 @@ from hostwright.cli.output import (
     visible,
 )
 from hostwright.manifest import SUPERVISOR
+from hostwright.toolsearch.cost import Costs, costs_of
 from hostwright_kit.errors import HostError
 from hostwright_kit.vouching import ERROR_META
 
@@ -38,8 +39,18 @@ Result = TypeVar("Result")
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 
 
-def tools(name: str | None = None, *, json: Json = False) -> None:
+def tools(
+    name: str | None = None,
+    *,
+    cost: Annotated[
+        bool, Parameter(negative="", help="What their listing costs a model, in tokens.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """List the tools of all servers, or of one."""
+    if cost:
+        _print_costs(_run(_costs(name)), as_json=json)
+        return
     found = _run(_list(name))
     if json:
         print_json([tool.model_dump(by_alias=True, exclude_none=True) for tool in found])
@@ -86,6 +97,32 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
             fix="Check the server's name (hostwright status) and its log (hostwright logs NAME).",
             code="gateway_refused",
         ) from error
+
+
+async def _costs(name: str | None) -> Costs:
+    """Of each server as its own endpoint lists it; names of the whole are a little longer."""
+    servers = [name] if name else [SUPERVISOR, *(one.name for one in Control().status().servers)]
+    listed: list[tuple[str, dict[str, Any]]] = []
+    for server in servers:
+        found = await _list(server)
+        listed += [(server, one.model_dump(by_alias=True, exclude_none=True)) for one in found]
+    return costs_of(listed)
+
+
+def _print_costs(costs: Costs, *, as_json: bool) -> None:
+    if as_json:
+        print_json(costs)
+        return
+    table = make_table("server", "tool", "tokens")
+    for server in costs.servers:
+        count = f"{server.tools} tools"
+        table.add_row(cell(server.server, style="bold"), count, str(server.tokens))
+        for tool in costs.tools:
+            if tool.server == server.server:
+                table.add_row("", cell(tool.tool), str(tool.tokens))
+    out.print(table)
+    out.print(f"In full: {costs.full_tokens} tokens. With search: {costs.search_tokens}.")
+    out.print(f"Approximate: {costs.method}.")
 
 
 async def _list(name: str | None) -> list[mcp.Tool]:

@@ -25,6 +25,18 @@ from .jsontext import WHITESPACE, InvalidTextError, JsonText, line_column
 from .ownership import DEFAULT_GATEWAY, Origin, origin
 
 _NAME_LENGTH = 63
+GUARD_HINT = """
+
+# What this server's tools do is not known here, so in the profile "standard" each call asks you
+# first. Say what you know of them, by name or glob (docs/third-party.md):
+# [guard.tools]
+# "get_*" = "read"           # changes nothing: never asked about
+# add_note = "contained"     # can be undone: recorded, not asked about
+#
+# Or believe what the server says of itself:
+# [guard]
+# trust_annotations = true
+"""
 _CONTAINERS = {"mcpServers", "mcp_servers", "servers", "mcp", "projects"}
 
 
@@ -291,4 +303,5 @@ def _manifest(name: str, draft: Draft) -> str:
         document.add("cwd", tomlkit.item(draft.cwd))
     if draft.env:
         document.add("env", tomlkit.item(draft.env))
-    return tomlkit.dumps(document)
+    # Not through tomlkit, which would put comments behind a table into that table.
+    return tomlkit.dumps(document).rstrip("\n") + GUARD_HINT

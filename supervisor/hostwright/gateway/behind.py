@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hostwright.gateway.catalog import Catalog, Owned
+from hostwright.gateway.codec import Fields
 from hostwright.gateway.link import BaseLink
 from hostwright.gateway.request import Request
 from hostwright.telemetry import Tracer
@@ -21,13 +22,21 @@ class Guarded(Protocol):
     owned: Owned
     request: Request
 
-    def act(self) -> Awaitable[bytes]:
-        """Ask the server; the result as it came."""
+    def act(self, changes: Fields) -> Awaitable[bytes]:
+        """Ask the server, with these params changed (`ABSENT`: left out); the result as it came."""
+        ...
+
+    def lost(self) -> Awaitable[HostError]:
+        """What is known when the server ended under it."""
         ...
 
 
 class Guard(Protocol):
     """Policy, approval and record around the calls to servers that have none inside."""
+
+    def is_free(self, call: Guarded) -> bool:
+        """Whether this one needs none of that."""
+        ...
 
     def __call__(self, call: Guarded) -> Awaitable[bytes]:
         """The result that the client gets, of `call.act()` or instead of it."""

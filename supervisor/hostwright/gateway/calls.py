@@ -76,11 +76,16 @@ class Call:
             if (tracer := self.behind.tracer) is not None:
                 self._span = tracing.begin(tracer, self.request, self.owned)
                 self._params = tracing.told(self._params, self._span)
-        guard = self.behind.guard
-        if guard is not None and self.is_tool and not self.behind.is_ours(self.owned.server):
+        if self._is_guarded():
             self._run(self._guarded())
         else:
             self._go()
+
+    def _is_guarded(self) -> bool:
+        guard = self.behind.guard
+        if guard is None or not self.is_tool or self.behind.is_ours(self.owned.server):
+            return False
+        return not guard.is_free(self)
 
     def _go(self) -> None:
         link = self.behind.ready(self.owned.server)
@@ -166,7 +171,7 @@ class Call:
         return said.get("readOnlyHint") is True or said.get("idempotentHint") is True
 
     async def _tell_lost(self) -> None:
-        raise await self.behind.lost(self)
+        raise await self.lost()
 
     def _answered(self, result: Raw) -> None:
         method = self.request.method
@@ -228,13 +233,16 @@ class Call:
 
     async def _ask(self, result: Raw) -> None:
         """Put the server's questions to the client, then the request again with the answers."""
+        await self._put_to_client(result)
+        self._go()
+
+    async def _put_to_client(self, result: Raw) -> None:
         self._asked += 1
         server = self.owned.server
         if self._asked > MAX_QUESTIONS:
             text = f"{server} asked more than {MAX_QUESTIONS} times in one call."
             raise RpcError(SERVER_UNAVAILABLE, text)
         self._params = {**self._params, **await put_questions(self.request, result, server)}
-        self._go()
 
     async def _guarded(self) -> None:
         guard = self.behind.guard
@@ -242,8 +250,21 @@ class Call:
             raise RuntimeError("a guarded call without a guard")
         self._answered(Raw(await guard(self)))
 
-    async def act(self) -> bytes:
-        """Ask the server, on behalf of a guard; the result as it came."""
+    async def act(self, changes: Fields) -> bytes:
+        """Ask the server, on behalf of a guard; its answer, at the end of what it asks first."""
+        params = {**self._params, **changes}
+        self._params = {key: one for key, one in params.items() if one is not ABSENT}
+        while True:
+            result = await self._exchange_twice()
+            if self.request.modern or not results.look(Raw(result)).asks:
+                return result
+            await self._put_to_client(Raw(result))
+
+    async def lost(self) -> HostError:
+        """What is known when the server ended under it."""
+        return await self.behind.lost(self)
+
+    async def _exchange_twice(self) -> bytes:
         try:
             return await self._exchange()
         except LinkLostError:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 from hostwright.gateway.codec import RpcError
 from hostwright.gateway.entries import fault
 from hostwright.gateway.link import Asks, LinkLostError
+from hostwright.views import settle
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +68,17 @@ class Offer:
 class Catalog:
     """The offers of all servers."""
 
-    def __init__(self, is_ours: Callable[[str], bool], offers: Callable[[str, str], bool]) -> None:
-        """`offers` says whether a server's tool of that name may be offered at all."""
+    def __init__(
+        self,
+        is_ours: Callable[[str], bool],
+        offers: Callable[[str, str], bool],
+        renames: Callable[[str], Mapping[str, str]] = lambda _: {},
+    ) -> None:
+        """`offers` says whether a server's tool of that name may be offered at all; `renames` what
+        the owner calls some of its tools."""
         self._is_ours = is_ours
         self._may = offers
+        self._renames = renames
         self._offers: dict[str, Offer] = {}
         self._listings: dict[tuple[Kind, tuple[str, ...]], dict[str, Owned]] = {}
         self.version = 0
@@ -102,9 +110,11 @@ class Catalog:
             self._forget()
         return frozenset(changed)
 
-    def _forget(self) -> None:
-        self._listings.clear()
-        self.version += 1
+    def reconsider(self) -> None:
+        """Manifests changed: apply what they hide and rename to what the servers said."""
+        for server, offer in self._offers.items():
+            offer.shown["tools"] = self._fit_to_be_shown(server, "tools", offer.said["tools"])
+        self._forget()
 
     def count(self, server: str, kind: Kind = "tools") -> int | None:
         """How many entries a server has; None when it was never asked."""
@@ -119,6 +129,10 @@ class Catalog:
         """Who owns the entry that clients know as `shown`."""
         return self._by_name(kind, servers).get(shown)
 
+    def _forget(self) -> None:
+        self._listings.clear()
+        self.version += 1
+
     def _by_name(self, kind: Kind, servers: Sequence[str]) -> dict[str, Owned]:
         wanted = (kind, tuple(servers))
         if (found := self._listings.get(wanted)) is None:
@@ -130,13 +144,16 @@ class Catalog:
         found: dict[str, Owned] = {}
         for server in servers:
             offer = self._offers.get(server)
+            entries = offer.shown[kind] if offer else []
             bare = len(servers) == 1 or self._is_ours(server)
-            for entry in offer.shown[kind] if offer else ():
+            renames = self._renames(server) if kind == "tools" else {}
+            called = settle([str(entry[key]) for entry in entries], renames)
+            for entry in entries:
                 name = str(entry[key])
                 number = 1
-                shown = name if bare else qualified(kind, server, name)
+                shown = called[name] if bare else qualified(kind, server, called[name])
                 while shown in found:
-                    shown = qualified(kind, server, name, number)
+                    shown = qualified(kind, server, called[name], number)
                     number += 1
                 found[shown] = Owned(
                     server=server, name=name, shown=shown, entry={**entry, key: shown}

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Raw
 
-from hostwright.gateway import codec, metrics
+from hostwright.gateway import codec, metrics, results
 from hostwright.gateway.asker import MODERN, VERSION_META, Origin
 from hostwright.gateway.behind import Behind
 from hostwright.gateway.calls import Call
@@ -24,6 +24,7 @@ from hostwright.gateway.resources import Resources
 from hostwright.gateway.results import tool_error
 from hostwright.gateway.session import Session
 from hostwright.gateway.view import View
+from hostwright.toolsearch import tools as toolsearch
 from hostwright_kit.errors import HostError
 
 # What a client asks right after the daemon's start is not answered with half of the truth. A list
@@ -189,7 +190,28 @@ class Edge:
         name = _wanted(request, "name")
         if codec.first(request.params.get("arguments", ABSENT)) not in (b"", b"{", b"n"):
             raise RpcError(INVALID_PARAMS, "arguments is an object.")
+        if request.view.mode == "search" and name in toolsearch.NAMES:
+            self._once_met(request, FIND_SECONDS, lambda: self._search(request, name))
+        else:
+            self._to_tool(request, name)
 
+    def _search(self, request: Request, name: str) -> None:
+        """One of the three tools that stand for all others."""
+        view, raw = request.view.tools, request.params.get("arguments", ABSENT)
+        arguments = codec.value(raw) if codec.first(raw) == b"{" else {}
+        try:
+            if name != toolsearch.CALL:
+                answer = toolsearch.answer(name, arguments, view)
+                request.succeed(results.made(answer, modern=request.modern))
+                return
+            name, arguments = toolsearch.target(arguments, view)
+        except HostError as error:
+            request.succeed(tool_error(error, modern=request.modern))
+            return
+        request.params = {**request.params, "arguments": Raw(codec.encode(arguments))}
+        self._to_tool(request, name)
+
+    def _to_tool(self, request: Request, name: str) -> None:
         def unknown() -> None:
             metrics.unknown_tool()
             error = HostError(
@@ -197,6 +219,8 @@ class Edge:
                 fix="Ask tools/list for the names.",
                 code="unknown_tool",
             )
+            if request.view.mode == "search":
+                error = toolsearch.unknown(name, request.view.tools)
             request.succeed(tool_error(error, modern=request.modern))
 
         self._to_owner(request, "tools", name, unknown)
@@ -215,20 +239,20 @@ class Edge:
         self, request: Request, kind: Kind, name: str, unknown: Callable[[], None]
     ) -> None:
         if (owned := request.view.owner(kind, name)) is not None:
-            self._pass_on(request, owned)
+            self._pass_on(request, owned, name)
             return
 
         def again() -> None:
             if (found := request.view.owner(kind, name)) is not None:
-                self._pass_on(request, found)
+                self._pass_on(request, found, name)
             else:
                 unknown()
 
         self._once_met(request, FIND_SECONDS, again)
 
-    def _pass_on(self, request: Request, owned: Owned) -> None:
+    def _pass_on(self, request: Request, owned: Owned, called: str) -> None:
         params = request.params
-        if owned.name != owned.shown:
+        if owned.name != called or request.view.mode == "search":
             params = {**params, "name": Raw(codec.encode(owned.name))}
         Call(self._behind, request, owned, params).start()
 

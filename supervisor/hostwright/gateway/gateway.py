@@ -21,6 +21,7 @@ from hostwright.gateway.http_sessions import HttpSessions
 from hostwright.gateway.listening import Listening
 from hostwright.gateway.resources import Resources
 from hostwright.gateway.view import ALL, View, Views
+from hostwright.policing import Policing
 from hostwright_kit.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ KINDS: tuple[Kind, ...] = ("tools", "resources", "prompts")
 class Gateway:
     """Made once per daemon; told by the servers what changes."""
 
-    def __init__(self, servers: Behind, state_dir: Path) -> None:
+    def __init__(self, servers: Behind, state_dir: Path, policing: Policing) -> None:
         self._servers = servers
-        self.views = Views(self._make_views())
+        self._policing = policing
+        self.views = Views(self._make_views(), policing.token_rules)
         self.listening = Listening()
         self.resources = Resources(servers)
         self.edge = Edge(servers, self.listening, self.resources)
@@ -43,11 +45,13 @@ class Gateway:
 
     def _make_views(self) -> dict[str, View]:
         servers = self._servers
-        views = {ALL: View("hostwright", servers.catalog, servers.names)}
+        about = self._policing.about
+        views = {ALL: View("hostwright", servers.catalog, servers.names, about=about)}
         return views | {name: self._view_of(name) for name in servers.names()}
 
     def _view_of(self, name: str) -> View:
-        return View(f"hostwright-{name}", self._servers.catalog, lambda: (name,))
+        about = self._policing.about
+        return View(f"hostwright-{name}", self._servers.catalog, lambda: (name,), about=about)
 
     def reloaded(self, before: Sequence[str], touched: Iterable[str]) -> None:
         """Other servers are offered; those `touched` are offered, or no longer, or otherwise."""

@@ -159,6 +159,8 @@ class Exchange:
         if held is None:
             return
         session = held.session
+        # As its token's rules are now.
+        session.view = view
         if message.method is ABSENT:
             session.answered(message)
             self._accept()

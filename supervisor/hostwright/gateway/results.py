@@ -7,6 +7,7 @@ what its kind must have. Members are added or left out at the surface; what is i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -14,6 +15,7 @@ from msgspec import Raw
 from hostwright.gateway import codec
 from hostwright.gateway.codec import ABSENT
 from hostwright_kit.errors import HostError
+from hostwright_kit.guard import error_detail
 from hostwright_kit.vouching import ERROR_META
 
 MODERN_MEMBERS = frozenset({"resultType", "ttlMs", "cacheScope"})
@@ -75,6 +77,13 @@ def for_client(result: Raw, seen: Result, method: str, *, modern: bool) -> bytes
     return _cacheable(body) if method == "resources/read" else body
 
 
+def made(result: dict[str, Any], *, modern: bool) -> bytes:
+    """A result of our own making."""
+    return codec.encode(
+        {key: one for key, one in result.items() if modern or key not in MODERN_MEMBERS}
+    )
+
+
 def tool_error(error: HostError, *, modern: bool) -> bytes:
     """An error that agents read: a result with `isError`, like those of the servers."""
     return codec.encode(
@@ -89,7 +98,7 @@ def tool_error(error: HostError, *, modern: bool) -> bytes:
 
 def detail(error: HostError) -> dict[str, str]:
     """An error for programs."""
-    return {"code": error.code, "message": error.message, "fix": error.fix}
+    return dict(error_detail(error))
 
 
 def _cacheable(body: bytes) -> bytes:

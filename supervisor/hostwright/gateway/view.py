@@ -1,25 +1,34 @@
 """What one client sees: the servers behind an endpoint, as lists that are encoded once.
 
-A view is made for an endpoint (all servers, or one); `Views.resolve` is the one place that decides
-which view a request gets, from the endpoint, the token and the query. Its pages are bytes, made
-when first asked for and kept until the catalog changes.
+A view is made for an endpoint (all servers, or one) and, where a token has rules or a client wants
+to search, for those too; `Views.resolve` is the one place that decides which view a request gets.
+What it hides cannot be called either. Its pages are bytes, made when first asked for and kept until
+the catalog changes.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs
+from weakref import WeakValueDictionary
 
-from hostwright import __version__
+from hostwright import __version__, views
 from hostwright.gateway import codec
 from hostwright.gateway.asker import LEGACY, MODERN, SERVER_META
 from hostwright.gateway.catalog import Catalog, Kind, Owned
 from hostwright.gateway.codec import RpcError
 from hostwright.gateway.mirrored import Mirrored, mirrored
+from hostwright.toolsearch import tools as toolsearch
+from hostwright_kit.token_rules import ALL as EVERYTHING
+from hostwright_kit.token_rules import Mode, TokenRules
 
 ALL = "*"
 """The name of the endpoint that offers every server."""
 PAGE_SIZE = 200
 MAX_CURSOR_DIGITS = 9
+MAX_REMEMBERED = 200
 INSTRUCTIONS = (
     "Tools of this machine, under its owner's control. A call that needs the owner's approval "
     "answers with an error that says how it is given."
@@ -31,10 +40,24 @@ CACHE = b'"ttlMs":0,"cacheScope":"private"'
 class View:
     """A selection of servers, as one client sees them."""
 
-    def __init__(self, name: str, catalog: Catalog, select: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        catalog: Catalog,
+        select: Callable[[], Sequence[str]],
+        *,
+        rules: TokenRules = EVERYTHING,
+        mode: Mode = "full",
+        about: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """`about` tells what servers are for, to those who search."""
         self.name = name
         self.catalog = catalog
         self.select = select
+        self.mode: Mode = mode
+        self._rules = rules
+        self._about = about
+        self._tools: views.View[Owned] | None = None
         info = {"name": name, "version": __version__}
         capabilities = {kind: {"listChanged": True} for kind in ("tools", "resources", "prompts")}
         capabilities["resources"]["subscribe"] = True
@@ -79,19 +102,49 @@ class View:
     def _renew(self) -> None:
         now = (self.catalog.version, tuple(self.select()))
         if now != self._pages_of:
-            self._pages, self._mirrored, self._pages_of = {}, {}, now
+            self._pages, self._mirrored, self._pages_of, self._tools = {}, {}, now, None
+
+    def restricted(self, rules: TokenRules, mode: Mode) -> View:
+        """The same servers for somebody who sees less of them, or searches in them."""
+        return View(self.name, self.catalog, self.select, rules=rules, mode=mode, about=self._about)
+
+    @property
+    def tools(self) -> views.View[Owned]:
+        """The tools that are seen, whatever is listed: `tool_search` finds them."""
+        self._renew()
+        if self._tools is None:
+            listing = self.catalog.listing("tools", self.select())
+            self._tools = views.View(listing, self._rules, about=self._about(), mode=self.mode)
+        return self._tools
 
     def owner(self, kind: Kind, shown: str) -> Owned | None:
         """Who owns the entry that clients know as `shown`."""
-        return self.catalog.owner(kind, shown, self.select())
+        if self._rules is EVERYTHING:
+            return self.catalog.owner(kind, shown, self.select())
+        if kind == "tools":
+            return self.tools.lookup(shown)
+        owned = self.catalog.owner(kind, shown, self.select())
+        return owned if owned is not None and self._rules.sees_server(owned.server) else None
 
     def listing(self, kind: Kind) -> list[Owned]:
-        """All entries of one kind."""
-        return self.catalog.listing(kind, self.select())
+        """All entries of one kind, under the catalog's names."""
+        items = self.catalog.listing(kind, self.select())
+        if self._rules is EVERYTHING:
+            return items
+        if kind == "tools":
+            return [item for _, item in self.tools.items()]
+        return [item for item in items if self._rules.sees_server(item.server)]
+
+    def _entries(self, kind: Kind) -> list[dict[str, Any]]:
+        if kind != "tools" or (self._rules is EVERYTHING and self.mode == "full"):
+            return [item.entry for item in self.listing(kind)]
+        if self.mode == "search":
+            return toolsearch.definitions()
+        return [self.tools.entry(name) for name in self.tools.names()]
 
     def _encoded(self, kind: Kind, start: int, *, modern: bool) -> bytes:
-        items = self.listing(kind)
-        body = codec.encode({kind: [item.entry for item in items[start : start + PAGE_SIZE]]})
+        items = self._entries(kind)
+        body = codec.encode({kind: items[start : start + PAGE_SIZE]})
         if start + PAGE_SIZE < len(items):
             body = codec.with_members(body, b'"nextCursor":"%d"' % (start + PAGE_SIZE))
         return codec.with_members(body, self._modern()) if modern else body
@@ -101,7 +154,7 @@ class View:
 
     def _position(self, kind: Kind, cursor: str) -> int:
         ours = cursor.isascii() and cursor.isdigit() and len(cursor) <= MAX_CURSOR_DIGITS
-        if not ours or int(cursor) > len(self.listing(kind)):
+        if not ours or int(cursor) > len(self._entries(kind)):
             raise RpcError(codec.INVALID_PARAMS, f"The cursor {cursor[:40]!r} is not one of ours.")
         return int(cursor)
 
@@ -109,8 +162,17 @@ class View:
 class Views:
     """All endpoints, and which view of one a client gets."""
 
-    def __init__(self, views: Mapping[str, View]) -> None:
+    def __init__(
+        self,
+        views: Mapping[str, View],
+        rules_of: Callable[[str | None], TokenRules] = lambda _: EVERYTHING,
+    ) -> None:
+        """`rules_of` says what the holder of a token may see."""
         self._views = dict(views)
+        self._rules_of = rules_of
+        # Sessions keep theirs alive, and the latest ones live on for requests that stand alone.
+        self._restricted: WeakValueDictionary[tuple[str, str, Mode], View] = WeakValueDictionary()
+        self._latest: deque[View] = deque(maxlen=MAX_REMEMBERED)
 
     def names(self) -> list[str]:
         """The endpoints with a name of their own."""
@@ -118,8 +180,21 @@ class Views:
 
     def resolve(self, endpoint: str, token: str | None = None, query: str = "") -> View | None:
         """The view that this client gets; None when there is no such endpoint."""
-        del token, query  # Every client sees an endpoint alike.
-        return self._views.get(endpoint)
+        base = self._views.get(endpoint)
+        if base is None:
+            return None
+        rules = self._rules_of(token)
+        mode: Mode = rules.mode
+        if query and "search" in parse_qs(query).get("tools", ()):
+            mode = "search"
+        if rules is EVERYTHING and mode == "full":
+            return base
+        key = (endpoint, "" if rules is EVERYTHING else rules.model_dump_json(), mode)
+        found = self._restricted.get(key)
+        if found is None:
+            found = self._restricted[key] = base.restricted(rules, mode)
+            self._latest.append(found)
+        return found
 
     def add(self, name: str, view: View) -> None:
         """A server came; the endpoint of one that went stays, and offers nothing."""
@@ -127,4 +202,6 @@ class Views:
 
     def showing(self, server: str) -> list[View]:
         """The views in which a server is, or was, to be seen."""
-        return [view for name, view in self._views.items() if name in (ALL, server)]
+        seen = (ALL, server)
+        found = [view for name, view in self._views.items() if name in seen]
+        return found + [view for key, view in self._restricted.items() if key[0] in seen]

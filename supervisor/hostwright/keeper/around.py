@@ -28,6 +28,8 @@ class Remote:
 Target = Child | Remote
 Probe = Callable[[Target], Awaitable[Health]]
 Prepare = Callable[[Manifest], AbstractContextManager[Extras]]
+Secrets = Callable[[Manifest], Awaitable[Mapping[str, str]]]
+"""Opens the entries of the vault that a manifest names, for one start."""
 AskCanary = Callable[[Target, Canary], Awaitable[None]]
 """Makes the call; raises when it fails, `CanaryRefused` when it must not be made."""
 
@@ -45,6 +47,7 @@ class Surroundings:
     probe: Probe
     canary: AskCanary | None
     prepare: Prepare
+    secrets: Secrets
     tell: Callable[[ServerEvent], None]
     dice: random.Random
     activity: Callable[[str], Activity]

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from hostwright.keeper import logs, needs, processes
-from hostwright.keeper.around import AskCanary, Prepare, Probe, Surroundings, Target
+from hostwright.keeper.around import AskCanary, Prepare, Probe, Secrets, Surroundings, Target
 from hostwright.keeper.child import Child
 from hostwright.keeper.groups import Groups
 from hostwright.keeper.logs import ServerLog
@@ -59,6 +59,10 @@ def _nothing_extra(_: Manifest) -> AbstractContextManager[Extras]:
     return contextlib.nullcontext(Extras())
 
 
+async def _no_secrets(_: Manifest) -> Mapping[str, str]:
+    return {}
+
+
 def _no_listener(_: ServerEvent) -> None:
     return None
 
@@ -84,6 +88,7 @@ class Keeper:
         on_event: Callable[[ServerEvent], None] = _no_listener,
         redact: Callable[[str], str] = redact_text,
         prepare: Prepare = _nothing_extra,
+        secrets: Secrets = _no_secrets,
         environ: Mapping[str, str] | None = None,
         dice: random.Random | None = None,
         canary: AskCanary | None = None,
@@ -96,6 +101,7 @@ class Keeper:
         its context ends, right after the process was started. `canary` makes a manifest's call.
         `activity` tells how busy a server is. `on_all_asleep` is called when the last process has
         ended and at least one server hibernates.
+        `secrets` opens what a manifest names in the vault, anew at each start.
         """
         self._manifests = manifests
         self._canary = canary
@@ -113,6 +119,7 @@ class Keeper:
         self._on_event = on_event
         self._redact = redact
         self._prepare = prepare
+        self._secrets = secrets
         self._environ = dict(os.environ if environ is None else environ)
         self._dice = dice or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._lock = DaemonLock(runtime_dir, state_dir)
@@ -151,6 +158,7 @@ class Keeper:
             probe=self._probe,
             canary=self._canary,
             prepare=self._prepare,
+            secrets=self._secrets,
             tell=self._tell,
             dice=self._dice,
             activity=self._activity,

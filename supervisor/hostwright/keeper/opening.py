@@ -26,7 +26,7 @@ class Opened(NamedTuple):
 
 async def open_target(manifest: Manifest, around: Surroundings, log: ServerLog) -> Opened:
     """Start it; a `HostError` says why that cannot be."""
-    expanded = expand(manifest, around.environ)
+    expanded = expand(manifest, around.environ, await around.secrets(manifest))
     log.mask(expanded.secret_values)
     if manifest.url is not None:
         return Opened(Remote(manifest.name, manifest.url, expanded.headers), None)

@@ -66,7 +66,7 @@ def register(app: HostServer, ledger: Path) -> None:
         server: Server = None,
         tool: Tool = None,
         outcome: Annotated[
-            Literal["ok", "error", "cancelled", "unrecorded"] | None,
+            Literal["ok", "error", "cancelled", "unknown", "unrecorded"] | None,
             Field(description="How it ended."),
         ] = None,
         since: Moment = None,

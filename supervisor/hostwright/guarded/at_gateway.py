@@ -1,0 +1,112 @@
+"""The guard of third-party servers in the gateway's terms: bytes in, bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from msgspec import Raw
+
+from hostwright.gateway import codec
+from hostwright.gateway.bridge import ANSWER_SECONDS, ELICIT
+from hostwright.gateway.codec import ABSENT, Fields
+from hostwright.gateway.link import LinkLostError
+from hostwright.guarded.pipeline import Client, Forward, Reply, ThirdPartyCall
+from hostwright.policing import Policing
+from hostwright_kit.caller import Caller
+from hostwright_kit.errors import HostError
+from hostwright_kit.guard import OutcomeUnknownError
+
+if TYPE_CHECKING:
+    from hostwright.gateway.asker import Asker
+    from hostwright.gateway.behind import Guarded
+    from hostwright.gateway.request import Request
+
+
+class GatewayGuard:
+    """What the gateway asks before and around calls to servers that are not ours."""
+
+    def __init__(self, policing: Policing) -> None:
+        self._policing = policing
+
+    def is_free(self, call: Guarded) -> bool:
+        """Whether a call may be sent at once: it only reads, and leaves no trace."""
+        return self._policing.guard.is_free(self._seen(call))
+
+    async def __call__(self, call: Guarded) -> bytes:
+        """The result for the client; `HostError` when the call is refused or waits."""
+
+        async def send(forward: Forward) -> Reply:
+            try:
+                return await call.act(_changes(forward))
+            except LinkLostError:
+                lost = await call.lost()
+                raise OutcomeUnknownError(lost.message, fix=lost.fix, code=lost.code) from None
+
+        client = _client(call.request)
+        reply = await self._policing.guard.around(self._seen(call), client, send)
+        return reply if isinstance(reply, bytes) else codec.encode(reply)
+
+    def _seen(self, call: Guarded) -> ThirdPartyCall:
+        owned, params = call.owned, call.request.params
+        rules = self._policing.guard_rules(owned.server)
+        if rules is None:
+            raise RuntimeError(f"{owned.server} is ours and guards itself")
+        arguments = params.get("arguments", ABSENT)
+        return ThirdPartyCall(
+            caller=_caller(call.request.asker),
+            server=owned.server,
+            tool=owned.name,
+            entry=owned.entry,
+            rules=rules,
+            arguments=None if codec.first(arguments) in (b"", b"n") else bytes(arguments),
+            input_responses=_object(params.get("inputResponses", ABSENT)),
+            request_state=codec.text(params.get("requestState", ABSENT)),
+        )
+
+
+def _changes(forward: Forward) -> Fields:
+    """What the server is sent instead of what the client sent; ABSENT: not at all."""
+    given = {
+        "arguments": forward.arguments,
+        "inputResponses": forward.input_responses,
+        "requestState": forward.request_state,
+    }
+    changes = {key: Raw(codec.encode(one)) for key, one in given.items() if one is not None}
+    return {"inputResponses": ABSENT, "requestState": ABSENT, **changes}
+
+
+def _caller(asker: Asker) -> Caller:
+    origin = asker.origin
+    return Caller(
+        client=asker.client,
+        version=asker.version,
+        uid=origin.uid,
+        transport=origin.transport,
+        token=origin.token,
+        via_gateway=True,
+    )
+
+
+def _client(request: Request) -> Client:
+    """How whoever called can be asked."""
+    said = codec.value(Raw(request.asker.capabilities)).get("elicitation")
+    form = isinstance(said, dict) and (not said or "form" in said)
+    session = request.session
+    if session is None:
+        return Client(modern=True, can_elicit=form)
+
+    async def elicit(params: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        try:
+            answer = await session.ask(request, ELICIT, codec.encode(params), ANSWER_SECONDS)
+        except (TimeoutError, HostError):
+            return None
+        return _object(answer)
+
+    return Client(can_elicit=form, elicit=elicit)
+
+
+def _object(raw: Raw) -> Mapping[str, Any] | None:
+    if codec.first(raw) != b"{":
+        return None
+    return cast("Mapping[str, Any]", codec.value(raw))
