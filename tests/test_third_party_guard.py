@@ -196,7 +196,7 @@ async def test_it_gets_its_secrets_and_nothing_else_of_the_daemon(
 async def test_its_secrets_are_written_down_nowhere(daemon: Daemon, home: Installation) -> None:
     async with daemon.client("socket", elicit=Owner(yes=True)) as client:
         await client.call_tool("shop__complain", {})
-    log = home.state / "logs" / "shop.log"
+    log = home.state / "logs" / "shop.jsonl"
     wait_for(lambda: "cannot log in" in log.read_text())
     assert "[redacted]" in log.read_text()
     for file in [*home.state.rglob("*"), home.log]:
