@@ -160,7 +160,7 @@ async def test_a_server_that_never_gets_ready_holds_up_no_list(bare_home: Instal
 
 def test_a_signal_during_the_start_ends_it_cleanly(bare_home: Installation) -> None:
     bare_home.third_party("late", "--slow-start", "30", more="stop_timeout_seconds = 1")
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         with bare_home.up(settled=False) as daemon:
             wait_for(lambda: daemon.server("late")["pid"])
             os.kill(daemon.process.pid, number)

@@ -312,6 +312,8 @@ def own_manifest() -> Manifest:
         name="supervisor",
         description="The supervisor: which MCP servers run here, how they are, and their logs.",
         entry_point=SUPERVISOR,
+        # It holds nothing; the daemon's end must not wait for it.
+        stop_timeout_seconds=3,
     )
     return plain.model_copy(update={"name": SUPERVISOR})
 

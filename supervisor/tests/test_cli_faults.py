@@ -75,7 +75,7 @@ def test_a_wrong_manifest_is_shown_and_does_not_stop_the_others(world: World) ->
     (manifests / "gone.toml").write_text('name = "gone"\ncommand = ["/no/such/program"]\n')
     with world.daemon() as status:
         states = {one["name"]: one for one in status["servers"]}
-        assert states.keys() == {"gone", "system"}
+        assert states.keys() == {"gone", "hostwright", "system"}
         assert "/no/such/program" in states["gone"]["last_error"]
         shown = world.ok("status").out
         assert "bad.toml:3: timeout: This key is not known." in shown
