@@ -268,8 +268,9 @@ class Daemon:
         elicit: Any = None,
         name: str = "tester",
         messages: Any = None,
+        **more: Any,
     ) -> AsyncGenerator[Client[Any]]:
-        """The official client, over one of the ways in."""
+        """The official client, over one of the ways in; `more` are further handlers of its own."""
         path = f"/mcp/{server}" if server else "/mcp"
         if way == "stdio":
             transport: Any = StdioTransport(
@@ -294,6 +295,7 @@ class Daemon:
             elicitation_handler=elicit,
             message_handler=messages,
             client_info=Implementation(name=name, version="9"),
+            **more,
         ) as client:
             yield client
 

@@ -1,4 +1,4 @@
-"""Every official server scenario in both eras: what FastMCP alone passes, passes behind the gateway.
+"""Every official server scenario in both eras: what FastMCP alone passes, the gateway passes.
 
 The same fixture server is measured twice, by itself and as a third-party server behind a real
 daemon, and compared check by check. FastMCP is measured as it comes, with its Host and Origin
@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
