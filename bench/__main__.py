@@ -70,7 +70,11 @@ async def _main(*, quick: bool, parts: list[str]) -> None:
     _say("")
     report.show(rows)
     print(heading.partition("\n\n")[2].partition("\n\n")[2])
-    target = {frozenset(USUAL): RESULTS, frozenset(("soak",)): SOAKED}.get(frozenset(parts))
+    targets: dict[frozenset[str], Path] = {
+        frozenset(USUAL): RESULTS,
+        frozenset(("soak",)): SOAKED,
+    }
+    target = targets.get(frozenset(parts))
     if not quick and target is not None:
         target.write_text(heading + report.markdown(rows), encoding="utf-8")
         print(f"written: {target.relative_to(Path.cwd())}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import psutil
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bench.bounds import Bound
 from bench.home import Home
@@ -47,7 +49,7 @@ class Counts:
     def __init__(self) -> None:
         self.answered = 0
         self.failed = 0
-        self.errors: list[str] = []
+        self.errors: Counter[str] = Counter()
         self._news = asyncio.Event()
 
     def note_answer(self) -> None:
@@ -62,16 +64,17 @@ class Counts:
 
     def note_failure(self, error: BaseException) -> None:
         self.failed += 1
-        if len(self.errors) < 3:
-            self.errors.append(str(error)[:120])
+        code = re.search(r'"code": "(\w+)"', str(error))
+        self.errors[code[1] if code else str(error)[:80]] += 1
 
 
 class Footing(BaseModel, frozen=True):
     """What the daemon and its servers hold at a moment."""
 
     processes: int
-    descriptors: int
-    megabytes: float
+    descriptors: int = Field(description="Of the daemon.")
+    megabytes: float = Field(description="Of all of them.")
+    daemon_megabytes: float
 
 
 async def faults(plan: Plan, say: Say) -> list[Row]:
@@ -159,11 +162,11 @@ async def _cycles(plan: Plan, say: Say) -> list[Row]:
                 if done == max(1, plan.cycles // 10):
                     early = await _footing(home)
                 say(f"faults: cycle {done} of {plan.cycles}, {counts.failed} failed calls")
+            took = time.monotonic() - began
+            await _next_process(home, pid, counts)
         finally:
             over.set()
             await asyncio.gather(*work)
-        took = time.monotonic() - began
-        await _next_process(home, pid, counts)
         lost = 0
         for client in clients:
             try:
@@ -190,11 +193,11 @@ async def _cycles(plan: Plan, say: Say) -> list[Row]:
         _count("descriptors leaked", after.descriptors - before.descriptors, 0),
         Row(
             section=FAULTS,
-            what="memory grown, from a tenth of them to the end",
+            what="memory of the daemon grown, from a tenth of them to the end",
             who=WHO,
             unit="MB",
-            values=(after.megabytes - early.megabytes,),
-            note=f"{after.megabytes:.0f} MB at the end",
+            values=(after.daemon_megabytes - early.daemon_megabytes,),
+            note=f"{after.daemon_megabytes:.0f} MB at the end",
             bounds=(Bound(at_most=FLAT_MB),),
         ),
     ]
@@ -312,6 +315,7 @@ async def _footing(home: Home) -> Footing:
         processes=len(processes),
         descriptors=processes[0].num_fds() if processes else 0,
         megabytes=taken.bytes / 1e6,
+        daemon_megabytes=memory(processes[:1]).bytes / 1e6,
     )
 
 
@@ -347,4 +351,5 @@ def _count(what: str, found: int, most: int, note: str = "", *, section: str = F
 
 def _said(counts: Counts) -> str:
     words = f"of {counts.answered + counts.failed:,} calls"
-    return f"{words}: {' | '.join(counts.errors)}" if counts.errors else words
+    said = ", ".join(f"{error} ({times})" for error, times in counts.errors.most_common(3))
+    return f"{words}: {said}" if said else words
