@@ -13,20 +13,25 @@ from pathlib import Path
 
 from bench import report
 from bench.measure_calls import calls, memories
+from bench.measure_faults import faults, soak
+from bench.measure_lists import lists
 from bench.measure_own import ledger_costs, own_costs
 from bench.measure_start import starts
+from bench.measure_suite import suites
 from bench.peers import install_mcp_proxy, mcp_proxy_versions
 from bench.plan import FULL, QUICK
 from bench.results import Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-PARTS = ("start", "memory", "calls", "own", "ledger")
+SOAKED = Path(__file__).with_name("SOAK.md")
+USUAL = ("start", "suite", "memory", "calls", "lists", "own", "ledger", "faults")
+PARTS = (*USUAL, "soak")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure against peers.")
     parser.add_argument("--quick", action="store_true", help="a look; RESULTS.md is left alone")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(USUAL), metavar="PART")
     options = parser.parse_args()
     try:
         asyncio.run(_main(quick=options.quick, parts=options.only))
@@ -43,10 +48,14 @@ async def _main(*, quick: bool, parts: list[str]) -> None:
     peer = await install_mcp_proxy()
     measures: dict[str, Callable[[], Awaitable[list[Row]]]] = {
         "start": lambda: starts(plan, peer, _say),
+        "suite": lambda: suites(plan, _say),
         "memory": lambda: memories(plan, peer, _say),
         "calls": lambda: calls(plan, peer, _say),
+        "lists": lambda: lists(plan, peer, _say),
         "own": lambda: own_costs(plan, _say),
         "ledger": lambda: ledger_costs(plan, _say),
+        "faults": lambda: faults(plan, _say),
+        "soak": lambda: soak(plan, _say),
     }
     rows: list[Row] = []
     loads: list[tuple[str, float]] = []
@@ -61,9 +70,14 @@ async def _main(*, quick: bool, parts: list[str]) -> None:
     _say("")
     report.show(rows)
     print(heading.partition("\n\n")[2].partition("\n\n")[2])
-    if not quick and set(parts) == set(PARTS):
-        RESULTS.write_text(heading + report.markdown(rows), encoding="utf-8")
-        print(f"written: {RESULTS.relative_to(Path.cwd())}")
+    targets: dict[frozenset[str], Path] = {
+        frozenset(USUAL): RESULTS,
+        frozenset(("soak",)): SOAKED,
+    }
+    target = targets.get(frozenset(parts))
+    if not quick and target is not None:
+        target.write_text(heading + report.markdown(rows), encoding="utf-8")
+        print(f"written: {target.relative_to(Path.cwd())}")
 
 
 def _say(line: str) -> None:

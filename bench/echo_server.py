@@ -12,7 +12,7 @@ from fastmcp import FastMCP
 mcp = FastMCP("echo")
 
 
-@mcp.tool
+@mcp.tool(annotations={"readOnlyHint": True})
 async def echo(text: str) -> str:
     """The text, unchanged."""
     return text

@@ -1,22 +1,19 @@
-"""FastMCP's own proxy in front of the echo server, as its documentation recommends it.
+"""FastMCP's own proxy in front of a server, as its documentation recommends it.
 
-fastmcp_proxy.py PORT. A disconnected client is handed over, so that FastMCP keeps its clients
+fastmcp_proxy.py PORT FILE. A disconnected client is handed over, so that FastMCP keeps its clients
 apart; the backend's process is kept (`keep_alive` is its default).
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from fastmcp.client.transports import StdioTransport
 from fastmcp.server import create_proxy
 
-ECHO = Path(__file__).with_name("echo_server.py")
-
 
 def main() -> None:
-    backend = StdioTransport(sys.executable, [str(ECHO), "stdio"])
+    backend = StdioTransport(sys.executable, [sys.argv[2], "stdio"])
     create_proxy(backend, name="echo-proxy").run(
         "http",
         show_banner=False,

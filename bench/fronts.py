@@ -42,6 +42,10 @@ class Front(ABC):
     def processes(self) -> list[psutil.Process]:
         """The front and the servers behind it."""
 
+    def alone(self) -> list[psutil.Process]:
+        """The front's own process without the servers behind it; none where it is the server."""
+        return []
+
     async def end(self) -> None:  # noqa: B027 - or to end
         """End it and what is behind it."""
 
@@ -57,11 +61,11 @@ class HttpFront(Front):
         self._root: psutil.Process | None = None
 
     async def start(self) -> None:
-        """Start it and wait until `tools/list` names the echo tool."""
+        """Start it and wait until `tools/list` names tools."""
         self._port = free_port()
         root = start(self._argv(self._port), env=clean_environment(), log=log_file())
         self._root = root
-        await wait_for_echo(self.open_client, root)
+        await wait_for_tools(self.open_client, root)
 
     async def open_client(self, era: Era = "legacy") -> Client:
         url = f"http://127.0.0.1:{self._port}/mcp"
@@ -69,6 +73,9 @@ class HttpFront(Front):
 
     def processes(self) -> list[psutil.Process]:
         return tree(self._root) if self._root else []
+
+    def alone(self) -> list[psutil.Process]:
+        return [self._root] if self._root and self.kind != "direct" else []
 
     async def end(self) -> None:
         if self._root is not None:
@@ -98,8 +105,9 @@ class StdioFront(Front):
 class Gateway(Front):
     """Our daemon over HTTP with a token, or over the `connect` command."""
 
-    def __init__(self, home: Home, how: Literal["HTTP", "connect"]) -> None:
+    def __init__(self, home: Home, how: Literal["HTTP", "connect"], server: str = "echo") -> None:
         self.name = f"hostwright {how}"
+        self._server = server
         self.kind: Kind = "ours"
         self._home = home
         self._how = how
@@ -107,14 +115,18 @@ class Gateway(Front):
 
     async def open_client(self, era: Era = "legacy") -> Client:
         if self._how == "HTTP":
-            return await self._home.http("echo", era).open()
-        client = await self._home.connect("echo", era).open(self._home.log)
+            return await self._home.http(self._server, era).open()
+        client = await self._home.connect(self._server, era).open(self._home.log)
         self._bridges.append(psutil.Process(client.pid))
         return client
 
     def processes(self) -> list[psutil.Process]:
         """The daemon and its servers; what `connect` adds per client counts as ours too."""
-        return [*(tree(self._home.daemon) if self._home.daemon else []), *self._bridges]
+        return [*self._home.processes(), *self._bridges]
+
+    def alone(self) -> list[psutil.Process]:
+        """The daemon, and what the client has to start."""
+        return [*([self._home.daemon] if self._home.daemon else []), *self._bridges]
 
 
 class Missing(BaseModel, frozen=True):
@@ -124,50 +136,52 @@ class Missing(BaseModel, frozen=True):
     why: str
 
 
-def direct_http() -> HttpFront:
+def direct_http(server: str = ECHO) -> HttpFront:
     """The echo server serving HTTP itself."""
 
     def argv(port: int) -> list[str]:
-        return [sys.executable, ECHO, "http", str(port)]
+        return [sys.executable, server, "http", str(port)]
 
     return HttpFront("direct HTTP", "direct", argv)
 
 
-def fastmcp_proxy() -> HttpFront:
+def fastmcp_proxy(server: str = ECHO) -> HttpFront:
     """FastMCP's proxy, `create_proxy`."""
     script = str(Path(__file__).with_name("fastmcp_proxy.py"))
 
     def argv(port: int) -> list[str]:
-        return [sys.executable, script, str(port)]
+        return [sys.executable, script, str(port), server]
 
     return HttpFront("FastMCP proxy", "peer", argv)
 
 
-def mcp_proxy(peer: Peer) -> HttpFront | Missing:
+def mcp_proxy(peer: Peer, server: str = ECHO) -> HttpFront | Missing:
     """mcp-proxy from PyPI; it knows the handshake era only."""
     if peer.problem:
         return Missing(name="mcp-proxy", why=peer.problem)
 
     def argv(port: int) -> list[str]:
         options = ["--port", str(port), "--log-level", "WARNING", "--pass-environment"]
-        return [peer.program, *options, "--", *ECHO_STDIO]
+        return [peer.program, *options, "--", sys.executable, server, "stdio"]
 
     front = HttpFront("mcp-proxy", "peer", argv)
     front.eras = ("legacy",)
     return front
 
 
-async def wait_for_echo(open_client: Callable[[], Awaitable[Client]], root: psutil.Process) -> None:
-    """Ask for the tools until the echo tool is among them."""
+async def wait_for_tools(
+    open_client: Callable[[], Awaitable[Client]], root: psutil.Process
+) -> None:
+    """Ask for the tools until there are some."""
     deadline = time.monotonic() + START_SECONDS
     why = "nothing answered"
     while time.monotonic() < deadline:
         try:
             client = await open_client()
             try:
-                if "echo" in await tool_names(client):
+                if await tool_names(client):
                     return
-                why = "it lists no echo tool"
+                why = "it lists no tools"
             finally:
                 await client.close()
         except (OSError, WireError, asyncio.IncompleteReadError) as error:

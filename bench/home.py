@@ -15,10 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
+import httpx2
 import psutil
 
-from bench.processes import CommandError, clean_environment, run
+from bench.processes import CommandError, clean_environment, run, tree
 from bench.wire import Era, HttpClient, PipeClient
+from hostwright.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPS = ROOT / ".test-deps" / "bench"
@@ -31,10 +33,30 @@ ECHO = str(Path(__file__).with_name("echo_server.py"))
 ECHO_STDIO = [sys.executable, ECHO, "stdio"]
 
 
+MANY_TOOLS = str(Path(__file__).with_name("many_tools.py"))
+
+
+def knows(key: str) -> bool:
+    """Whether manifests have this key; a figure that needs it is not measured otherwise."""
+    return key in Manifest.model_fields
+
+
+def served(name: str, file: str, more: str = "") -> str:
+    """The manifest of a FastMCP server in a file: by fork where there is that, else a command."""
+    if knows("fastmcp"):
+        how = f"fastmcp = {json.dumps(f'{file}:mcp')}"
+    else:
+        how = f"command = {json.dumps([sys.executable, file, 'stdio'])}"
+    return f'name = "{name}"\n{how}\n{more}\n'
+
+
 class Home:
     """The folders of one installation, and its daemon while it runs."""
 
-    def __init__(self, *, system: bool, echo: bool) -> None:
+    def __init__(
+        self, *, system: bool, echo: bool, more: str = "", copies: int = 0, many: bool = False
+    ) -> None:
+        """`more` goes into the echo servers' manifests; `copies` are further echo servers."""
         DEPS.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="home-", dir=DEPS))
         self._sockets = Path(tempfile.mkdtemp(prefix="hw-bench-"))
@@ -58,9 +80,12 @@ class Home:
         if not system:
             text = 'name = "system"\nentry_point = "system"\nenabled = false\n'
             (manifests / "system.toml").write_text(text)
-        if echo:
-            text = f'name = "echo"\ncommand = {json.dumps(ECHO_STDIO)}\n'
-            (manifests / "echo.toml").write_text(text)
+        names = ["echo"] if echo else []
+        names += [f"echo-{number}" for number in range(1, copies + 1)]
+        for name in names:
+            (manifests / f"{name}.toml").write_text(served(name, ECHO, more))
+        if many:
+            (manifests / "many.toml").write_text(served("many", MANY_TOOLS))
 
     async def make_token(self) -> None:
         """A bearer token for HTTP clients of this home."""
@@ -86,6 +111,21 @@ class Home:
         broken = [one for one in status["servers"] if one["state"] not in ("ready", "disabled")]
         if broken:
             raise RuntimeError(f"not every server became ready: {broken}")
+
+    async def status(self) -> dict[str, Any]:
+        """What `hostwright status` says, over the same socket."""
+        transport = httpx2.AsyncHTTPTransport(uds=str(self._sockets / "gateway.sock"))
+        async with httpx2.AsyncClient(transport=transport, timeout=30) as client:
+            answer = await client.get("http://gateway/control/status")
+        return cast("dict[str, Any]", answer.json())
+
+    async def server(self, name: str) -> dict[str, Any]:
+        """One server's row of the status."""
+        return next(row for row in (await self.status())["servers"] if row["name"] == name)
+
+    def processes(self) -> list[psutil.Process]:
+        """The daemon and everything that it has started."""
+        return tree(self.daemon) if self.daemon else []
 
     async def down(self) -> None:
         """End the daemon, if one runs."""

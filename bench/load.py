@@ -28,11 +28,13 @@ async def drive(
     seconds: float,
     act: Act,
     processes: Callable[[], list[psutil.Process]],
+    front: Callable[[], list[psutil.Process]] = list,
 ) -> Load:
     """One round. A call that fails ends the measurement: figures of failures are none."""
     latencies: list[float] = []
     measured = processes()
-    used = cpu_seconds(measured)
+    alone = front()
+    used, used_alone = cpu_seconds(measured), cpu_seconds(alone)
     began = time.perf_counter()
 
     async def work(client: Client) -> None:
@@ -44,9 +46,10 @@ async def drive(
         for client in clients:
             group.create_task(work(client))
     took = time.perf_counter() - began
-    used = cpu_seconds(measured) - used
+    used, used_alone = cpu_seconds(measured) - used, cpu_seconds(alone) - used_alone
     return Load(
         calls_per_second=len(latencies) / took,
         latencies_ms=tuple(latencies),
         cpu_ms_per_call=used * 1000 / len(latencies),
+        front_ms_per_call=used_alone * 1000 / len(latencies),
     )

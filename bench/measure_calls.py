@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 
+from bench.bounds import Bound
 from bench.fronts import Front, Gateway, Missing, StdioFront, direct_http, fastmcp_proxy, mcp_proxy
 from bench.home import Home
 from bench.load import drive, echo
@@ -20,6 +21,15 @@ MANY = 32
 CALLS = "3 calls"
 MEMORY = "2 memory"
 WARM_CALLS = 20
+OURS = "hostwright HTTP"
+FRONT = "CPU of the front alone per call, {clients}, {revision}"
+BOUNDS: Mapping[int, Bound] = {
+    1: Bound(of="p50", beside="direct HTTP", at_most=0.75),
+    MANY: Bound(beside="direct HTTP", at_least=2),
+}
+LESS_CPU = tuple(
+    Bound(beside=peer, how="theirs ÷ ours", at_least=15) for peer in ("mcp-proxy", "FastMCP proxy")
+)
 LOADS: tuple[tuple[Era, int], ...] = (("legacy", 1), ("legacy", MANY), ("modern", 1))
 REVISIONS: Mapping[Era, str] = {"legacy": "2025-11-25", "modern": "2026-07-28"}
 FAILURES = (OSError, WireError, TimeoutError, asyncio.IncompleteReadError)
@@ -74,14 +84,40 @@ async def calls(plan: Plan, peer: Peer, say: Say) -> list[Row]:
                 for one in opened
                 if era not in one.front.eras
             ]
+            measured = await _rounds(able, era, count, plan)
             found = [
-                rounds_row(CALLS, what, one.front.name, loads, kind=one.front.kind)
-                for one, loads in await _rounds(able, era, count, plan)
+                rounds_row(CALLS, what, one.front.name, loads, kind=one.front.kind).model_copy(
+                    update={"bounds": _promised(one.front.name, era, count)}
+                )
+                for one, loads in measured
             ]
             found += [missing_row(CALLS, what, one.name, one.why) for one in (*absent, *unable)]
             names = [front.name for front in fronts]
             rows += sorted(found, key=lambda row: names.index(row.who))
+            rows += _of_fronts(measured, era, count)
         return rows
+
+
+def _promised(who: str, era: Era, count: int) -> tuple[Bound, ...]:
+    return (BOUNDS[count],) if who == OURS and era == "legacy" else ()
+
+
+def _of_fronts(measured: Sequence[tuple[Open, Sequence[Load]]], era: Era, count: int) -> list[Row]:
+    """What the fronts add to the server's own work: their processes, without those behind them."""
+    what = FRONT.format(clients=_clients(count), revision=REVISIONS[era])
+    return [
+        Row(
+            section=CALLS,
+            what=what,
+            who=one.front.name,
+            kind=one.front.kind,
+            unit="ms",
+            values=tuple(load.front_ms_per_call for load in loads),
+            bounds=LESS_CPU if (one.front.name, era, count) == (OURS, "legacy", MANY) else (),
+        )
+        for one, loads in measured
+        if one.front.alone()
+    ]
 
 
 async def _rounds(
@@ -97,7 +133,8 @@ async def _rounds(
             if number == 0:
                 await asyncio.gather(*(echo(client) for client in have[:count]))
             clients = [have[at % len(have)] for at in range(count)]
-            loads.append(await drive(clients, plan.seconds, echo, one.front.processes))
+            front = one.front
+            loads.append(await drive(clients, plan.seconds, echo, front.processes, front.alone))
     return found
 
 

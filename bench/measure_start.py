@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from pydantic import BaseModel
 
+from bench.bounds import Bound
 from bench.fronts import (
     HttpFront,
     Missing,
@@ -16,7 +17,7 @@ from bench.fronts import (
     fastmcp_proxy,
     log_file,
     mcp_proxy,
-    wait_for_echo,
+    wait_for_tools,
 )
 from bench.home import BIN, ECHO, ECHO_STDIO, HOSTWRIGHT, Home
 from bench.peers import Peer
@@ -29,6 +30,7 @@ START = "1 start"
 FRONT = "start a front → echo listed over HTTP"
 CLIENT = "client spawns a command → tools/list answered"
 SUITE = "the suite → every server ready"
+PROMPT = Bound(at_most=60)
 FAILURES = (OSError, WireError, TimeoutError, asyncio.IncompleteReadError)
 Say = Callable[[str], None]
 
@@ -80,6 +82,7 @@ async def starts(plan: Plan, peer: Peer, say: Say) -> list[Row]:
             kind=starter.kind,
             unit="ms",
             values=tuple(values),
+            bounds=(PROMPT,) if starter.what == CLIENT and "connect" in starter.who else (),
         )
         for starter, values in zip(starters, took, strict=True)
         if starter.who not in failed
@@ -158,7 +161,7 @@ async def _gateway(home: Home) -> float:
     began = time.perf_counter()
     root = start([HOSTWRIGHT, "up"], env=env, log=home.log)
     try:
-        await wait_for_echo(open_client, root)
+        await wait_for_tools(open_client, root)
         return _milliseconds(began)
     finally:
         await end(root)

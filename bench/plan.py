@@ -20,6 +20,12 @@ class Plan(BaseModel, frozen=True):
     ledger_seconds: float
     verify_rounds: int
     ledger_entries: int = Field(description="To be verified.")
+    suite_rounds: int
+    suite_clients: int = Field(description="With a process per server; scaled up to the promise.")
+    kills: int = Field(description="Of a server, each long after the one before.")
+    cycles: int = Field(description="Of kill and restart, under load.")
+    cycle_seconds: float = Field(description="At most for all of them.")
+    soak_seconds: float
 
 
 FULL = Plan(
@@ -35,6 +41,12 @@ FULL = Plan(
     ledger_seconds=0.7,
     verify_rounds=2,
     ledger_entries=100_000,
+    suite_rounds=2,
+    suite_clients=10,
+    kills=25,
+    cycles=2_000,
+    cycle_seconds=150,
+    soak_seconds=600,
 )
 QUICK = Plan(
     name="quick",
@@ -49,4 +61,10 @@ QUICK = Plan(
     ledger_seconds=0.3,
     verify_rounds=1,
     ledger_entries=20_000,
+    suite_rounds=1,
+    suite_clients=1,
+    kills=3,
+    cycles=15,
+    cycle_seconds=20,
+    soak_seconds=10,
 )

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.results import Row, ratios
+from bench.results import Row, ratios, verdicts
 
 COLUMNS = (
     *("measured", "who", "median", "lowest – highest", "p50 ms", "p99 ms", "CPU ms/call"),
-    "ours ÷ theirs; remarks",
+    *("to reach", "ours ÷ theirs; remarks"),
 )
 PACKAGES = ("hostwright", "hostwright-kit", "hostwright-system", "fastmcp", "mcp", "pydantic")
 FAST = "uvicorn", "httptools", "uvloop"
@@ -30,8 +30,9 @@ def cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     remarks = [f"{_short(ratio)}× {who}" for who, ratio in ratios(row, rows)]
     if row.note:
         remarks.append(row.note)
+    reach = "; ".join(said for said, _ in verdicts(row, rows))
     if not row.values:
-        return (row.who, "–", "–", "–", "–", "–", "; ".join(remarks))
+        return (row.who, "–", "–", "–", "–", "–", reach, "; ".join(remarks))
     spread = f"{_short(min(row.values))} – {_short(max(row.values))}"
     return (
         row.who,
@@ -39,6 +40,7 @@ def cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
         spread if len(row.values) > 1 else "–",
         *(_optional(row.percentile_ms(part)) for part in (0.50, 0.99)),
         _optional(row.cpu_ms_per_call),
+        reach,
         "; ".join(remarks),
     )
 
@@ -63,7 +65,7 @@ def show(rows: Sequence[Row]) -> None:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The same table as Markdown; our rows are bold."""
-    lines = [_line(COLUMNS), _line(["---", "---", *["---:"] * 5, "---"])]
+    lines = [_line(COLUMNS), _line(["---", "---", *["---:"] * 5, "---", "---"])]
     before = ""
     for row in rows:
         found = list(cells(row, rows))

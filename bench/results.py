@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from bench.bounds import Bound
+
 Kind = Literal["direct", "peer", "ours"]
 
 
@@ -21,6 +23,7 @@ class Load(BaseModel, frozen=True):
     calls_per_second: float
     latencies_ms: tuple[float, ...]
     cpu_ms_per_call: float = Field(description="Of the front and the server behind it.")
+    front_ms_per_call: float = Field(default=0, description="Of the front's own process alone.")
 
 
 class Row(BaseModel, frozen=True):
@@ -35,6 +38,7 @@ class Row(BaseModel, frozen=True):
     latencies_ms: tuple[float, ...] = Field(default=(), description="Of all rounds together.")
     cpu_ms_per_call: float | None = None
     note: str = ""
+    bounds: tuple[Bound, ...] = Field(default=(), description="What it is to reach.")
 
     @property
     def median(self) -> float:
@@ -83,3 +87,42 @@ def ratios(row: Row, rows: Sequence[Row]) -> list[tuple[str, float]]:
             pairs = zip(row.values, other.values, strict=True)
             found.append((other.who, statistics.median(ours / theirs for ours, theirs in pairs)))
     return found
+
+
+def verdicts(row: Row, rows: Sequence[Row]) -> list[tuple[str, bool | None]]:
+    """Each promise about a row, with what was found; None: it could not be measured."""
+    return [_verdict(row, rows, bound) for bound in row.bounds]
+
+
+def _verdict(row: Row, rows: Sequence[Row], bound: Bound) -> tuple[str, bool | None]:
+    said = bound.said(row.unit)
+    theirs = next(
+        (
+            one
+            for one in rows
+            if (one.section, one.what, one.who) == (row.section, row.what, bound.beside)
+        ),
+        None,
+    )
+    if not row.values or (bound.beside and (theirs is None or not theirs.values)):
+        return f"{said}: not measured", None
+    found = _figure(row, bound)
+    if theirs is not None:
+        other = _figure(theirs, bound)
+        over, under = (found, other) if bound.how == "ours ÷ theirs" else (other, found)
+        found = over / under if under else float("inf")
+    kept = bound.holds(found)
+    return f"{said}: {'met' if kept else 'not met'} ({found:,.3g})", kept
+
+
+def _figure(row: Row, bound: Bound) -> float:
+    measured = row.latencies_ms or row.values
+    match bound.of:
+        case "median":
+            return row.median
+        case "p50":
+            return percentile(measured, 0.50)
+        case "p95":
+            return percentile(measured, 0.95)
+        case "most":
+            return max(row.values)

@@ -1,4 +1,4 @@
-"""Install what the tests need beyond Python packages: Node, npm clients, system packages.
+"""Install what the tests need beyond Python packages: Node, npm programs, system packages.
 
 Touches only `.test-deps/` in the repository (git-ignored), npm's and pip's own caches and, as
 root on Debian, the system packages in `SYSTEM_PACKAGES`. Plain standard library, so that it runs
@@ -56,7 +56,7 @@ SYSTEM_PACKAGES = (
 
 @dataclass(frozen=True)
 class NpmPackage:
-    """A client from npm: `folder` under `.test-deps/npm`, and the command that it brings."""
+    """A program from npm: `folder` under `.test-deps/npm`, and the command that it brings."""
 
     folder: str
     spec: str
@@ -73,6 +73,22 @@ CLIENTS = (
     NpmPackage("conformance", "@modelcontextprotocol/conformance@0.2.0-alpha.12", "conformance"),
     # The bundle format's own tool: checks and packs what `hostwright export mcpb` writes.
     NpmPackage("mcpb", "@anthropic-ai/mcpb@2.1.2", "mcpb"),
+)
+# Servers of other people, for running behind the gateway.
+SERVERS = (
+    NpmPackage(
+        "server-everything",
+        "@modelcontextprotocol/server-everything@2026.8.31",
+        "mcp-server-everything",
+    ),
+    NpmPackage(
+        "server-filesystem",
+        "@modelcontextprotocol/server-filesystem@2026.8.31",
+        "mcp-server-filesystem",
+    ),
+    NpmPackage(
+        "server-memory", "@modelcontextprotocol/server-memory@2026.8.31", "mcp-server-memory"
+    ),
 )
 LARGE_CLIENTS = (
     NpmPackage("opencode", "opencode-ai@1.18.33", "opencode"),
@@ -204,7 +220,7 @@ def install_system_packages() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Install what the tests need.")
     parser.add_argument("--clients", action="store_true", help="also opencode and OpenClaw")
-    wanted = CLIENTS + (LARGE_CLIENTS if parser.parse_args().clients else ())
+    wanted = CLIENTS + SERVERS + (LARGE_CLIENTS if parser.parse_args().clients else ())
     DEPS.mkdir(exist_ok=True)
     with (DEPS / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import httpx2
+import mcp_types as mcp
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
-from mcp_types import Implementation
 
 from hostwright_kit.audit import Event, EventFilter, list_events, verify
 from hostwright_kit.runtime import LEDGER_FILE
@@ -270,8 +270,9 @@ class Daemon:
         elicit: Any = None,
         name: str = "tester",
         messages: Any = None,
+        **more: Any,
     ) -> AsyncGenerator[Client[Any]]:
-        """The official client, over one of the ways in."""
+        """The official client, over one of the ways in; `more` are further handlers of its own."""
         path = f"/mcp/{server}" if server else "/mcp"
         if way == "stdio":
             transport: Any = StdioTransport(
@@ -295,7 +296,8 @@ class Daemon:
             mode=era,
             elicitation_handler=elicit,
             message_handler=messages,
-            client_info=Implementation(name=name, version="9"),
+            client_info=mcp.Implementation(name=name, version="9"),
+            **more,
         ) as client:
             yield client
 
@@ -427,6 +429,18 @@ def settle(look: Callable[[], Found], *, seconds: float = 30.0) -> Found:
     while (found := look()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
+
+
+async def subscribe(client: Client[Any], uri: str) -> None:
+    """`resources/subscribe`: the SDK's own method for it warns that the new era has none."""
+    request = mcp.SubscribeRequest(params=mcp.SubscribeRequestParams(uri=uri))
+    await client.session.send_request(request, mcp.EmptyResult)
+
+
+async def unsubscribe(client: Client[Any], uri: str) -> None:
+    """`resources/unsubscribe`."""
+    request = mcp.UnsubscribeRequest(params=mcp.UnsubscribeRequestParams(uri=uri))
+    await client.session.send_request(request, mcp.EmptyResult)
 
 
 def text(result: Any) -> str:

@@ -40,6 +40,9 @@ def text(words: str, **more: Any) -> dict[str, Any]:
 
 
 def tool(name: str, **more: Any) -> dict[str, Any]:
+    """A tool; one whose name says that it reads says so in its annotations too."""
+    if name.startswith("read_"):
+        more["annotations"] = {"readOnlyHint": True}
     return {"name": name, "description": f"{name} of {OPTIONS.name}", "inputSchema": OBJECT, **more}
 
 

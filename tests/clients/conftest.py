@@ -7,7 +7,7 @@ it by the client's configuration: the test's own for a bare server, the daemon's
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,16 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(folder: Path, **variables: str) -> Generator[Daemon]:
+def running_daemon(
+    folder: Path, manifests: Mapping[str, str] | None = None, **variables: str
+) -> Generator[Daemon]:
+    """A supervisor that runs, with the owner's `manifests` (without the line of the name)."""
     port = free_port()
     with opened(folder, HOSTWRIGHT_GATEWAY__PORT=str(port), **variables) as room:
+        place = room.folder / "config" / "manifests"
+        place.mkdir(mode=0o700)
+        for name, text in (manifests or {}).items():
+            (place / f"{name}.toml").write_text(f'name = "{name}"\n{text}\n')
         daemon = room.start("daemon", [program("hostwright"), "up"])
         wait_until(lambda: answers(port, "/readyz"), "ready gateway", daemon)
         yield Daemon(room, port)
