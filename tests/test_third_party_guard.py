@@ -73,6 +73,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     made.without_system()
     made.third_party("shop", "--tool", "buy", more=GUARD)
     made.third_party("modern", "--era", "modern", "--tool", "buy")
+    made.third_party("eager", "--idempotent")
     made.third_party("poor", more='[secrets]\nKEY = "nowhere"')
     keep(made, "shop", SECRET)
     try:
@@ -150,6 +151,21 @@ async def test_a_server_killed_in_a_call_leaves_an_unknown_outcome(
     outcomes = home.events(type="call.outcome", tool="die")
     assert [one.outcome for one in outcomes] == ["unknown"]
     await asyncio.to_thread(daemon.wait_state, "shop", "ready")
+
+
+async def test_one_approval_is_one_run_whatever_the_server_says_of_itself(
+    daemon: Daemon, home: Installation
+) -> None:
+    before = daemon.server("eager")["restarts"]
+    async with daemon.client("socket", elicit=Owner(yes=True)) as client:
+        result = await client.call_tool("eager__die", {}, raise_on_error=False)
+        assert failure(result)["code"] == "server_ended"
+        # A number that is no 64-bit one arrives as it was approved.
+        large = await client.call_tool("eager__echo", {"n": 2**70})
+        assert str(2**70) in text(large)
+    await asyncio.to_thread(daemon.wait_state, "eager", "ready")
+    assert daemon.server("eager")["restarts"] == before + 1
+    assert len(home.events(type="call.intent", server="eager", tool="die")) == 1
 
 
 async def test_a_cancelled_call_is_recorded(daemon: Daemon, home: Installation) -> None:

@@ -49,8 +49,9 @@ def tool(name: str, **more: Any) -> dict[str, Any]:
 def tools() -> list[Any]:
     many = [tool(f"many_{number:04}") for number in range(OPTIONS.many)]
     bad: list[Any] = [{"description": "no name"}, "no object", {"name": "no_schema"}]
+    hints = {"annotations": {"idempotentHint": True}} if OPTIONS.idempotent else {}
     return [
-        *(tool(name) for name in (*ACTS, *OPTIONS.tool)),
+        *(tool(name, **hints) for name in (*ACTS, *OPTIONS.tool)),
         *many,
         *(bad if OPTIONS.bad_entries else []),
         *EXTRA_TOOLS,
@@ -273,6 +274,7 @@ def main() -> None:
     parser.add_argument("--bad-entries", action="store_true", help="list what are no tools, too")
     parser.add_argument("--resources", action="store_true", help="have resources and prompts")
     parser.add_argument("--no-tools", action="store_true")
+    parser.add_argument("--idempotent", action="store_true", help="say so of every tool")
     parser.add_argument("--crash-on-start", action="store_true")
     parser.add_argument("--slow-start", type=float, default=0.0, help="seconds")
     parser.add_argument("--silent", action="store_true", help="ignore unknown methods")

@@ -199,14 +199,15 @@ async def test_what_is_judged_is_what_is_sent(made: Any) -> None:
     world = made("autonomous")
     await world.call(arguments=b'{"path":"/a","path":"/b"}')
     (intent, _) = world.events()
-    assert world.sent[0].arguments == {"path": "/b"}
+    assert world.sent[0] == Forward(None, None, {"path": "/b"}, approved=False)
     assert intent.detail["arguments"] == {"path": "/b"}
 
 
 @pytest.mark.parametrize("profile", ["observe", "standard", "autonomous"])
 async def test_bad_arguments_are_refused_before_anybody_is_asked(made: Any, profile: str) -> None:
     world = made(profile)
-    for bad in (b"[]", b"{", {}, {"path": 7}, {"path": "/", "password": "much too long"}):
+    odd = (b'{"path":"/","n":1e999}', b'{"path":"/","n":NaN}')
+    for bad in (b"[]", b"{", *odd, {}, {"path": 7}, {"path": "/", "password": "much too long"}):
         error = await world.refused(arguments=bad)
         assert error.code == "bad_arguments"
         assert "much too long" not in str(error)
@@ -331,7 +332,7 @@ async def test_the_new_era_is_asked_by_the_result(made: Any) -> None:
     answer["request_state"] = third["requestState"]
     assert await world.call(client=MODERN, **answer) == OK
     # The server sees nothing of all this.
-    assert world.sent == [Forward(None, None, {"path": "/x"})]
+    assert world.sent == [Forward(None, None, {"path": "/x"}, approved=True)]
     assert (await world.call(client=MODERN, **answer))["resultType"] == "input_required"
     assert len(world.sent) == 1
 
@@ -368,7 +369,7 @@ async def test_a_question_of_the_server_in_an_approved_call_needs_no_second_appr
     assert first["requestState"] != "INNER"
     answer = {"input_responses": {"q": 1}, "request_state": first["requestState"]}
     assert await world.call(client=MODERN, **answer) == OK
-    assert world.sent[-1] == Forward({"q": 1}, "INNER", {"path": "/x"})
+    assert world.sent[-1] == Forward({"q": 1}, "INNER", {"path": "/x"}, approved=True)
     # One approval is one run: the continuation cannot be taken twice.
     assert (await world.call(client=MODERN, **answer))["inputRequests"].keys() == {"approval"}
     assert len(world.sent) == 2

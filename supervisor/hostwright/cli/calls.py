@@ -101,7 +101,7 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
 
 async def _costs(name: str | None) -> Costs:
     """Of each server as its own endpoint lists it; names of the whole are a little longer."""
-    servers = [name] if name else [SUPERVISOR, *(one.name for one in Control().status().servers)]
+    servers = [name] if name else [one.name for one in Control().status().servers]
     listed: list[tuple[str, dict[str, Any]]] = []
     for server in servers:
         found = await _list(server)

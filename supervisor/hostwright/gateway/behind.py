@@ -22,8 +22,11 @@ class Guarded(Protocol):
     owned: Owned
     request: Request
 
-    def act(self, changes: Fields) -> Awaitable[bytes]:
-        """Ask the server, with these params changed (`ABSENT`: left out); the result as it came."""
+    def act(self, changes: Fields, *, again: bool) -> Awaitable[bytes]:
+        """Ask the server, with these params changed (`ABSENT`: left out); the result as it came.
+
+        `again`: whether what may be repeated is, should the server end under it.
+        """
         ...
 
     def lost(self) -> Awaitable[HostError]:

@@ -250,12 +250,15 @@ class Call:
             raise RuntimeError("a guarded call without a guard")
         self._answered(Raw(await guard(self)))
 
-    async def act(self, changes: Fields) -> bytes:
-        """Ask the server, on behalf of a guard; its answer, at the end of what it asks first."""
+    async def act(self, changes: Fields, *, again: bool) -> bytes:
+        """Ask the server, on behalf of a guard; its answer, at the end of what it asks first.
+
+        `again`: whether what may be repeated is, should the server end under it.
+        """
         params = {**self._params, **changes}
         self._params = {key: one for key, one in params.items() if one is not ABSENT}
         while True:
-            result = await self._exchange_twice()
+            result = await (self._exchange_twice() if again else self._exchange())
             if self.request.modern or not results.look(Raw(result)).asks:
                 return result
             await self._put_to_client(Raw(result))

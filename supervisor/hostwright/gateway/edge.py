@@ -204,11 +204,13 @@ class Edge:
                 answer = toolsearch.answer(name, arguments, view)
                 request.succeed(results.made(answer, modern=request.modern))
                 return
-            name, arguments = toolsearch.target(arguments, view)
+            name, _ = toolsearch.target(arguments, view)
         except HostError as error:
             request.succeed(tool_error(error, modern=request.modern))
             return
-        request.params = {**request.params, "arguments": Raw(codec.encode(arguments))}
+        # As they came: built and encoded again they might not be the same.
+        inner = codec.fields(raw).get("arguments", Raw(b"{}"))
+        request.params = {**request.params, "arguments": inner}
         self._to_tool(request, name)
 
     def _to_tool(self, request: Request, name: str) -> None:

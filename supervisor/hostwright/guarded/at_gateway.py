@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,7 +39,7 @@ class GatewayGuard:
 
         async def send(forward: Forward) -> Reply:
             try:
-                return await call.act(_changes(forward))
+                return await call.act(_changes(forward), again=not forward.approved)
             except LinkLostError:
                 lost = await call.lost()
                 raise OutcomeUnknownError(lost.message, fix=lost.fix, code=lost.code) from None
@@ -72,7 +73,8 @@ def _changes(forward: Forward) -> Fields:
         "inputResponses": forward.input_responses,
         "requestState": forward.request_state,
     }
-    changes = {key: Raw(codec.encode(one)) for key, one in given.items() if one is not None}
+    # Not by msgspec, which knows no whole numbers beyond 64 bits.
+    changes = {key: Raw(json.dumps(one).encode()) for key, one in given.items() if one is not None}
     return {"inputResponses": ABSENT, "requestState": ABSENT, **changes}
 
 

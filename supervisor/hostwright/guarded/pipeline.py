@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import msgspec
@@ -93,6 +94,8 @@ class Forward:
     arguments: Mapping[str, Any] | None = None
     """None: as they came. Else these: what was judged and what is sent must be read alike, also
     where a client writes a key twice."""
+    approved: bool = False
+    """The owner was asked and said yes, to one run: it must not be sent a second time."""
 
 
 Send = Callable[[Forward], Awaitable[Reply]]
@@ -168,7 +171,7 @@ class ThirdPartyGuard:
         state = ""
 
         async def act() -> Reply:
-            reply = await send(forward)
+            reply = await send(replace(forward, approved=bool(used)))
             return self._continued(reply, judged, used[0]) if used and client.modern else reply
 
         async def ask(approval: Approval) -> Answer:
@@ -269,7 +272,11 @@ async def _ask_session(client: Client, approval: Approval) -> Answer:
 
 def _decoded(arguments: bytes | Mapping[str, Any] | None) -> Mapping[str, Any]:
     try:
-        value = json.loads(arguments) if isinstance(arguments, bytes) else arguments or {}
+        value = (
+            json.loads(arguments, parse_float=_finite, parse_constant=_finite)
+            if isinstance(arguments, bytes)
+            else arguments or {}
+        )
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, Mapping):
@@ -279,6 +286,14 @@ def _decoded(arguments: bytes | Mapping[str, Any] | None) -> Mapping[str, Any]:
             code="bad_arguments",
         )
     return cast("Mapping[str, Any]", value)
+
+
+def _finite(number: str) -> float:
+    """What JSON can say again: 1e999 is no number to Python, and NaN is none to JSON."""
+    found = float(number)
+    if not math.isfinite(found):
+        raise ValueError(f"{number[:40]} cannot be passed on")
+    return found
 
 
 def _facts(reply: Reply) -> _Facts:
