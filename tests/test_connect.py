@@ -51,18 +51,19 @@ def test_a_signal_to_the_command_ends_the_session_and_its_calls(
 ) -> None:
     with daemon.wire("demo") as watcher:
 
-        def cancelled() -> int:
-            seen = watcher.ask("tools/call", name="seen", arguments={})["result"]
-            return str(seen["content"][0]["text"]).count("notifications/cancelled")
+        def seen(what: str) -> int:
+            found = watcher.ask("tools/call", name="seen", arguments={})["result"]
+            return str(found["content"][0]["text"]).count(what)
 
-        before = cancelled()
+        before = seen("notifications/cancelled")
         with daemon.wire("demo") as wire:
             wire.ask("tools/list")
             becomes_small(wire.process)
-            wire.begin("tools/call", name="hang", arguments={})
+            wire.begin("tools/call", name="hang", arguments={"by": "the-one-to-be-cut-off"})
+            wait_for(lambda: seen("the-one-to-be-cut-off"))
             wire.process.send_signal(signal.SIGTERM)
             assert wire.process.wait(10) == -signal.SIGTERM
-            wait_for(lambda: cancelled() > before)
+            wait_for(lambda: seen("notifications/cancelled") > before)
             # The daemon has let go of its ends as well.
             assert wire.process.stdout
             assert wire.process.stdout.read() == b""

@@ -225,3 +225,25 @@ def test_lock_files_do_not_leak_descriptors(tmp_path: Path) -> None:
     for _ in range(3):
         code(pin, "0000")
     assert (len(list(Path("/proc/self/fd").iterdir())) if before else 0) == before
+
+
+def test_a_change_by_another_process_is_seen_at_once_however_often_it_is_asked(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "tokens.db"
+    mine, other = Tokens(path), Tokens(path)
+    assert mine.version() == mine.version()
+    for number in range(60):
+        before = mine.version()
+        other.create(f"t{number}")
+        after = mine.version()
+        assert after != before
+        if number % 20 == 0:
+            # Long enough for the log's time to be trusted.
+            time.sleep(0.12)
+            assert mine.version() == after
+            assert mine.version() == after
+        other.revoke(f"t{number}")
+        assert mine.version() != after
+    other.close()
+    mine.close()
