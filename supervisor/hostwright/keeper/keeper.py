@@ -180,6 +180,9 @@ class Keeper:
             self._looking = None
         results: list[ActionResult] = []
         try:
+            if self.zygote is not None:
+                # First, so that no server that is being started waits for it to get warm.
+                await self.zygote.close()
             # A reload in progress still has servers in its hands.
             async with self._reloading:
                 for layer in reversed(needs.layers(self._all_manifests())):
@@ -188,8 +191,6 @@ class Keeper:
         finally:
             if self._reconsidering:
                 self._reconsidering.cancel()
-            if self.zygote is not None:
-                await self.zygote.close()
             for server in self._servers.values():
                 await asyncio.to_thread(server.log.close)
             self._lock.release()

@@ -38,7 +38,7 @@ READY_SECONDS = 20.0
 """How long a start waits for a zygote that warms up. Executing imports the same, so on a machine so
 busy that this takes long, giving up early would only make it busier."""
 FORK_SECONDS = 10.0
-STOP_SECONDS = 2.0
+STOP_SECONDS = 0.5
 FIRST_PAUSE_SECONDS = 0.2
 MAX_PAUSE_SECONDS = 60.0
 MAX_PACKET = 64 * 1024

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from hostwright.zygote import warm
 from hostwright.zygote.birth import PR_SET_PDEATHSIG, Marker, become
@@ -47,7 +47,7 @@ class Parent:
         while True:
             packet, handles, _, _ = socket.recv_fds(self._control, MAX_PACKET, MAX_DESCRIPTORS)
             if not packet:
-                os._exit(0)
+                self._end()
             request = json.loads(packet)
             if "preload" in request:
                 self._branch(request["preload"], handles)
@@ -134,6 +134,13 @@ class Parent:
             stream.flush()  # or every child would write it again
         warm.settle()
         self.ready(**facts)
+
+    def _end(self) -> NoReturn:
+        """The daemon has hung up. What a template is forking just then waits at its gate."""
+        for template in self._templates:
+            os.kill(template, signal.SIGKILL)
+            os.waitpid(template, 0)
+        os._exit(0)
 
     def _say(self, **message: Any) -> None:
         try:

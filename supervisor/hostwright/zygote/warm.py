@@ -97,8 +97,10 @@ def why_not_alone(known: Sequence[int]) -> str | None:
 
 
 def settle() -> None:
-    """Give back what warming up left, and keep the collector off what stays."""
-    gc.collect()
+    """Keep the collector off what stays, and give back what warming up left.
+
+    Not collected before: that takes longer than the little garbage is worth, once and shared.
+    """
     gc.freeze()
     with contextlib.suppress(AttributeError):  # glibc only
         ctypes.CDLL(None).malloc_trim(0)
@@ -109,9 +111,11 @@ def warm_up(entry_points: Sequence[str]) -> dict[str, Any]:
     gc.disable()
     from hostwright_kit import run  # noqa: PLC0415 - this is what takes the time
 
-    learned = learn()
-    import_all(["hostwright_kit.run_file", *learned])
+    import_all(["hostwright_kit.run_file"])
+    # First here, so that the child on trial need not import what this does anyway.
     asyncio.run(serve_once())
+    learned = learn()
+    import_all(learned)
     for name in entry_points:
         # What fails here fails again in the server's own process, and is told in its own log.
         with contextlib.suppress(Exception):
