@@ -128,7 +128,11 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "fixture-old": f'{command}\nera = "legacy"',
     }
     folder = tmp_path_factory.mktemp("behind")
-    open_to_all = {"HOSTWRIGHT_GATEWAY__REQUIRE_TOKEN": "false"}
+    # The runner cannot be given a token, and nobody is there who approves.
+    open_to_all = {
+        "HOSTWRIGHT_GATEWAY__REQUIRE_TOKEN": "false",
+        "HOSTWRIGHT_POLICY__PROFILE": "autonomous",
+    }
     with running_daemon(folder, manifests=manifests, **open_to_all) as daemon:
         yield daemon.url
 
