@@ -25,6 +25,8 @@ from hostwright.manifest import Manifest
 ROOT = Path(__file__).resolve().parent.parent
 DEPS = ROOT / ".test-deps" / "bench"
 BIN = Path(sys.executable).parent
+SETTLED = ("ready", "disabled", "hibernated")
+"""States of a server with which a start is done."""
 NO_DAEMON = 3
 """Exit code of `hostwright` where none runs."""
 HOSTWRIGHT = str(BIN / "hostwright")
@@ -108,7 +110,7 @@ class Home:
         """Take over a daemon that was started in this home."""
         self.daemon = psutil.Process(status["pid"])
         self.url = str(status["url"])
-        broken = [one for one in status["servers"] if one["state"] not in ("ready", "disabled")]
+        broken = [one for one in status["servers"] if one["state"] not in SETTLED]
         if broken:
             raise RuntimeError(f"not every server became ready: {broken}")
 

@@ -143,6 +143,5 @@ def test_kills_under_load_leave_nothing_behind_and_every_session_alive(soaked: L
     assert soaked.outcomes["ok"] >= CYCLES
 
 
-@pytest.mark.xfail(strict=True, reason="the gateway does not repeat a call that only reads")
 def test_calls_that_only_read_do_not_fail_when_their_server_is_killed(soaked: Load) -> None:
     assert set(soaked.outcomes) == {"ok"}, soaked.outcomes

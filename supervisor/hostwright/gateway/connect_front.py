@@ -142,9 +142,10 @@ class ConnectSocket:
     ) -> None:
         def ended() -> None:
             self._clients.discard(client)
-            with contextlib.suppress(OSError):
-                self._loop.remove_reader(connection)
             if fds_taken:
+                # Without them the connection belongs to its transport, which ends it itself.
+                with contextlib.suppress(OSError):
+                    self._loop.remove_reader(connection)
                 connection.close()
 
         fds_taken = bool(fds)

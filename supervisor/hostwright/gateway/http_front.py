@@ -224,6 +224,8 @@ class HttpConnection(asyncio.Protocol):
         """What stopped the parser: a bound, or a fault of ours."""
         if isinstance(cause, _RefusedError):
             return 431 if self._reading and not self._size else 413, str(cause)
+        if isinstance(cause, httptools.HttpParserInvalidURLError):
+            return 400, "The target of this request is no address."
         logger.error("a request over HTTP failed", exc_info=cause)
         self._current = None
         return 500, "The gateway failed on this request."
