@@ -68,7 +68,8 @@ class Listener:
         await self.until(lambda: _in_order(kinds, self.names))
 
     async def _listen(self) -> None:
-        async with aclosing(listen(self.socket, Wanted(self.kinds), cursor=self.cursor)) as found:
+        wanted = Wanted(self.kinds, servers=("alpha",))
+        async with aclosing(listen(self.socket, wanted, cursor=self.cursor)) as found:
             async for message in found:
                 self.told.append(message)
                 self._new.set()
@@ -150,6 +151,7 @@ async def test_a_stream_on_the_port_needs_a_token_and_ends_with_the_daemon(
             assert answer.status_code == 400
             assert answer.json()["error"]["code"] == word
         query = {"cursor": "recent", "filter": "server.ready", "follow": "false"}
+        query["server"] = "alpha"
         answer = httpx2.get(url, params=query, headers=headers)
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.text.count("event: server.ready\n") == 1
@@ -201,7 +203,8 @@ def test_the_command_prints_lines_goes_on_after_a_restart_and_takes_a_cursor(
         assert spoken.count("server.ready") == 3
         assert "alpha" in spoken
         since = bare_home.cli(
-            "events", "--since", first[-1]["cursor"], "--filter", "server.ready", "--json"
+            *("events", "--since", first[-1]["cursor"], "--filter", "server.ready"),
+            *("--server", "alpha", "--json"),
         )
         found = [json.loads(line) for line in since.stdout.splitlines()]
         assert [one["kind"] for one in found] == ["server.ready"] * 2
@@ -214,7 +217,7 @@ def _follow(home: Installation, *more: str) -> subprocess.Popen[str]:
     # The same folder in other words, so that it is not taken for something the daemon left behind.
     env = {**home.env, "HOSTWRIGHT_RUNTIME_DIR": f"{home.runtime}/."}
     return subprocess.Popen(
-        [str(BIN / "hostwright"), "events", "-f", "--json", *more],
+        [str(BIN / "hostwright"), "events", "-f", "--json", "--server", "alpha", *more],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -50,10 +50,12 @@ class FakeLedger:
 
 
 class FakeHistory:
-    """What `History` answers, of a `FakeLedger`."""
+    """What `History` answers, of a `FakeLedger`. The follower sees entries up to `visible` only, so
+    that what a reader finds depends on the steps taken and not on threads."""
 
     def __init__(self, ledger: FakeLedger) -> None:
         self._ledger = ledger
+        self.visible = 0
 
     def head(self) -> int:
         return self._ledger.head + 1
@@ -62,7 +64,7 @@ class FakeHistory:
         return [one for one in self._ledger.recorded if above < one.ledger <= upto][:PAGE]
 
     def new(self, above: int) -> Sequence[Recorded]:
-        return self.between(above, 2**62)
+        return self.between(above, self.visible)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -100,7 +102,8 @@ class Resuming(RuleBasedStateMachine):
         events = Events(cast("Ledger", self.ledger), max_events=self.size, max_bytes=self.room)
         self.epoch += 1
         events.epoch = self.epoch
-        events.history = cast("History", FakeHistory(self.ledger))
+        self.history = FakeHistory(self.ledger)
+        events.history = cast("History", self.history)
         return events
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -236,6 +239,7 @@ class Resuming(RuleBasedStateMachine):
         await asyncio.sleep(0)
 
     async def _look(self) -> None:
+        self.history.visible = self.ledger.head
         async with asyncio.timeout(30):
             while self.ledger.recorded and self.events.read_upto < self.ledger.recorded[-1].ledger:
                 self.events._look.set()
