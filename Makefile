@@ -31,6 +31,7 @@ lint: .venv/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/tool_docs.py --check
 	$(BIN)/python scripts/manifest_docs.py --check
+	$(BIN)/python scripts/event_docs.py --check
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -46,6 +47,7 @@ dist: .venv/.installed
 docs: .venv/.installed-dev
 	$(BIN)/python scripts/tool_docs.py
 	$(BIN)/python scripts/manifest_docs.py
+	$(BIN)/python scripts/event_docs.py
 
 # Exact versions with hashes for Linux and macOS. uv.lock itself records hosts and is not committed.
 lock: .venv/.uv

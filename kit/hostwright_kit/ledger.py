@@ -135,7 +135,7 @@ class Ledger:
         try:
             self._enqueue(_Job(entry, wanted=False))
         except HostError as error:
-            self._remember_loss(error.message)
+            self.remember_loss(error.message)
 
     def health(self) -> str | None:
         """Why some reads are missing from the ledger, if any are."""
@@ -160,7 +160,8 @@ class Ledger:
                 raise _unavailable(f"{MAX_QUEUED} entries already wait for the disk")
             self._queue.put(job)
 
-    def _remember_loss(self, why: str) -> None:
+    def remember_loss(self, why: str) -> None:
+        """An entry that nobody waited for is missing; `health` says so from now on."""
         self._lost, self._lost_count = why, self._lost_count + 1
 
     def _write_loop(self) -> None:
@@ -198,7 +199,7 @@ class Ledger:
 
     def _refuse(self, job: _Job, why: str) -> None:
         if job.done is None:
-            self._remember_loss(why)
+            self.remember_loss(why)
         elif not job.done.done():
             job.done.set_exception(_unavailable(why))
 

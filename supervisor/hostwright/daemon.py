@@ -16,6 +16,8 @@ from starlette.applications import Starlette
 
 from hostwright import __version__
 from hostwright.control import control_routes, probe_routes
+from hostwright.events import sse
+from hostwright.events.bus import Events
 from hostwright.gateway import metrics
 from hostwright.gateway.gateway import Gateway
 from hostwright.guarded.at_gateway import GatewayGuard
@@ -31,7 +33,6 @@ from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
 from hostwright.status import DaemonStatus
 from hostwright.telemetry import TelemetrySettings, open_tracer
-from hostwright_kit.ledger import Entry
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, Runtime
 from hostwright_kit.tokens import Tokens
@@ -59,6 +60,7 @@ class Daemon:
         """Every server has answered or failed once."""
         manifests = self.reloader.manifests
         self._tracer, self._untraced = open_tracer(runtime.table("telemetry", TelemetrySettings))
+        self.events = Events(runtime.ledger)
         self._tokens = Tokens(runtime.paths.state_dir / TOKENS_FILE)
         self._secrets = SecretsAtStart(runtime.paths.state_dir, runtime.ledger)
         self._policing = Policing(runtime.guard, manifests, self._tokens)
@@ -66,6 +68,7 @@ class Daemon:
             manifests,
             runtime.paths.state_dir / LEDGER_FILE,
             guard=GatewayGuard(self._policing),
+            events=self.events,
             tracer=self._tracer,
         )
         self.keeper = Keeper(
@@ -127,6 +130,7 @@ class Daemon:
         settings, paths = self.settings, self.runtime.paths
         probes = probe_routes(self.keeper, self._metrics)
         control = control_routes(self, self.runtime.ledger)
+        events = sse.routes(self.events)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._tokens.close)
             stack.callback(self._secrets.close)
@@ -145,16 +149,17 @@ class Daemon:
             local = await stack.enter_async_context(unix_listeners(paths.runtime_dir))
             public = gateway.tcp(
                 self._tokens,
-                Starlette(routes=[*probes]),
+                Starlette(routes=[*probes, *events]),
                 required=settings.require_token,
                 hosts=settings.allowed_hosts,
             )
-            private = gateway.local(Starlette(routes=[*probes, *control]))
+            private = gateway.local(Starlette(routes=[*probes, *events, *control]))
             fronts = ((public, listener), (private, local.gateway))
             await stack.enter_async_context(gateway.serving(fronts, local.connect))
             await stack.enter_async_context(self.reloader.watching())
             self.ready.set()
             await self._stop.wait()
+            self.events.close()
 
     async def _metrics(self) -> bytes:
         pending = await asyncio.to_thread(self.runtime.approvals.pending)
@@ -181,7 +186,5 @@ class Daemon:
     def _record(self, event: ServerEvent) -> None:
         metrics.happened(event.name, event.type)
         detail = event.model_dump(mode="json", exclude={"name", "type"}, exclude_none=True)
-        self.runtime.ledger.note(
-            Entry(type=event.type, caller="supervisor", server=event.name, detail=detail)
-        )
+        self.events.emit(event.type, server=event.name, **detail)
         self._on_event(event)

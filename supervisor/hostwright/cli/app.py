@@ -24,12 +24,14 @@ def make_app() -> App:
     )
     for group in (daemon, owner, secret, clients, export, check, scaffold):
         group.register(app)
-    # By name, because an MCP client takes a second to import and the other commands need none.
+    # By name, because an MCP client or a screen takes long to import and the others need none.
     for name, words in (
         ("tools", "List the tools of all servers, or of one."),
         ("call", "Call one tool of one server, with progress."),
     ):
         app.command(f"hostwright.cli.calls:{name}", name=name, help=words)
+    app.command("hostwright.cli.events:events", name="events")
+    app.command("hostwright.cli.top:top", name="top")
     return app
 
 

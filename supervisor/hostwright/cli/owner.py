@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from getpass import getpass
 from typing import Annotated, TypeAlias
@@ -15,13 +15,14 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from hostwright.cli.output import cell, done, make_table, out, print_json
+from hostwright.deciding import decide, open_approvals
 from hostwright_kit import audit as ledger_audit
-from hostwright_kit.approvals import Approval, Approvals
+from hostwright_kit.approvals import Approval
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.paths import Paths, resolve_paths
-from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, open_runtime
+from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE
 from hostwright_kit.token_rules import TokenRules
 from hostwright_kit.tokens import Tokens
 
@@ -61,7 +62,7 @@ def init(*, json: Json = False) -> None:
 
 def pending(approval_id: str | None = None, *, json: Json = False) -> None:
     """Show what waits for approval; with an ID, one request with all of its arguments."""
-    with _approvals() as approvals:
+    with open_approvals() as approvals:
         found = [approvals.get(approval_id)] if approval_id else approvals.pending()
     if json:
         print_json(found)
@@ -258,13 +259,11 @@ def _globs(rules: TokenRules) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _decide(approval_id: str, *, grant: bool, as_json: bool) -> None:
-    with _approvals() as approvals:
+    with open_approvals() as approvals:
         approval = approvals.get(approval_id)
         if not as_json:
             _print_approval(approval)
-        OperatorPin(_paths().state_dir).verify(_ask_pin("PIN: "))
-        decide = approvals.grant if grant else approvals.deny
-        decided = decide(approval.id, via="terminal", by=f"uid {os.getuid()}")
+        decided = decide(approvals, approval.id, _ask_pin("PIN: "), grant=grant)
     if as_json:
         print_json(decided)
     else:
@@ -273,16 +272,6 @@ def _decide(approval_id: str, *, grant: bool, as_json: bool) -> None:
             if grant
             else "Denied."
         )
-
-
-@contextmanager
-def _approvals() -> Generator[Approvals]:
-    runtime = open_runtime("hostwright")
-    try:
-        yield runtime.approvals
-    finally:
-        runtime.ledger.close()
-        runtime.approvals.close()
 
 
 def _paths() -> Paths:

@@ -75,7 +75,8 @@ class TcpAccess:
         named = head.named
         if (refused := hosts.refusal(named.get("host", ""), named.get("origin", ""))) is not None:
             return refused
-        if head.endpoint is None:
+        # Probes are open; who calls what is only for those who may call themselves.
+        if head.endpoint is None and not head.path.startswith("/events"):
             return None
         shown = named.get("authorization")
         if shown is None:

@@ -11,6 +11,7 @@ then asked once more; of everything else the client is told what is known (`lost
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -31,6 +32,7 @@ from hostwright_kit.errors import HostError
 logger = logging.getLogger(__name__)
 
 SERVER_UNAVAILABLE = -32000
+_ids = itertools.count(1)
 _NUMBER_STARTS = frozenset({b"-", *(b"%d" % digit for digit in range(10))})
 
 
@@ -42,7 +44,7 @@ class Call:
     """One request that a server answers."""
 
     __slots__ = (
-        *("_again", "_asked", "_began", "_link", "_number", "_params", "_span", "_task"),
+        *("_again", "_asked", "_began", "_id", "_link", "_number", "_params", "_span", "_task"),
         *("behind", "otherwise", "owned", "request", "since"),
     )
 
@@ -55,6 +57,7 @@ class Call:
         """Asked when the server refuses: whether somebody else answers instead."""
         self._params = params
         self._began = time.perf_counter()
+        self._id = str(next(_ids))
         self._again = False
         self._asked = 0
         self._link: BaseLink | None = None
@@ -144,7 +147,8 @@ class Call:
             members += b',"message":' + bytes(message)
         line = codec.notice("notifications/progress", b"{" + members + b"}")
         self.request.outlet.report(self.request, line)
-        self._emit("request.progress")
+        # A number whose text the codec took for one.
+        self._emit("request.progress", progress=float(bytes(how_far)), total=_float(total))
 
     def _done(self, result: Raw | None, error: Exception | None) -> None:
         self._link = None
@@ -215,17 +219,22 @@ class Call:
             metrics.observe(self.owned.server, self.owned.name, outcome, took)
         if self._span is not None:
             self._span.end(outcome)
-        kind = "request.completed" if outcome in ("ok", "asked") else "request.failed"
-        self._emit(kind, outcome=outcome, seconds=took)
+        answered = outcome in ("ok", "error", "asked")
+        kind = "request.completed" if answered else "request.failed"
+        self._emit(kind, outcome=outcome, duration_ms=round(took * 1000, 3))
 
     def _emit(self, kind: str, **more: Any) -> None:
         if (events := self.behind.events) is not None:
+            tool = self.is_tool
             events.emit(
                 kind,
+                id=self._id,
                 server=self.owned.server,
-                method=self.request.method,
-                name=self.owned.name,
+                # What is read or asked for by name may be data; a tool's name is none.
+                tool=self.owned.name if tool else None,
+                method=None if tool else self.request.method,
                 caller=self.request.asker.name,
+                retried=1 if self._again else None,
                 **more,
             )
 
@@ -295,6 +304,10 @@ class Call:
 
 def _is_number(raw: Raw) -> bool:
     return codec.first(raw) in _NUMBER_STARTS
+
+
+def _float(raw: Raw) -> float | None:
+    return float(bytes(raw)) if _is_number(raw) else None
 
 
 def _bad_answer(owned: Owned) -> HostError:

@@ -1,0 +1,1 @@
+"""What happens here, as it happens: events on a bus, and the bus over HTTP (docs/events.md)."""

@@ -1,0 +1,1 @@
+"""`hostwright top`: what the suite does, live, in a terminal."""
