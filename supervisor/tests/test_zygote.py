@@ -310,14 +310,17 @@ async def test_an_entry_point_that_starts_a_thread_is_left_out(tmp_path: Path) -
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: threaded\nVersion: 1\n")
     (info / "entry_points.txt").write_text(
-        "[hostwright.servers]\nthreaded = threaded_server:build\n"
+        "[hostwright.servers]\nthreaded = threaded_server:build\nleaving = leaving_server:build\n"
     )
+    (library / "leaving_server.py").write_text("raise SystemExit('not me')")
     (library / "threaded_server.py").write_text(
         "import threading, time\n"
         "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
         "def build(runtime): raise SystemExit(9)\n"
     )
-    async with world(tmp_path, "threaded", environ={"PYTHONPATH": str(library)}) as found:
+    # Neither what is not installed nor what cannot be imported is of any harm to the others.
+    names = ("gone", "leaving", "threaded")
+    async with world(tmp_path, *names, environ={"PYTHONPATH": str(library)}) as found:
         ours = await found.fork(found.launch(found.server()))
         assert (await call(ours, "seen"))["threads"] == 1
         assert "importing the server threaded leaves 2 threads" in found.zygote_log.read_text()

@@ -118,7 +118,7 @@ def warm_up(entry_points: Sequence[str]) -> dict[str, Any]:
     import_all(learned)
     for name in entry_points:
         # What fails here fails again in the server's own process, and is told in its own log.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             run.find_installed(name)
         if (why := _threads()) is not None:
             raise UnfitError(f"importing the server {name} leaves {why}", culprit=name)
@@ -133,7 +133,7 @@ def preload(modules: Sequence[str]) -> dict[str, Any]:
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UnfitError(f"preload {name!r}: {type(error).__name__}: {error}") from error
         if (why := _threads()) is not None:
             raise UnfitError(f"importing {name} leaves {why}")
@@ -150,7 +150,7 @@ def import_all(modules: Sequence[str]) -> None:
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - and logged
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - and logged
             logger.info("%s is not imported ahead: %s", name, error)
 
 
