@@ -50,20 +50,20 @@ def _is_plain(value: Any) -> bool:
     """
     kind = type(value)
     if kind is str:
-        return value.isascii() or _text(value) is value
-    if kind is dict:
-        if len(value) == 1 and str(next(iter(value))).startswith("$"):
-            return False
-        return all(
+        plain = value.isascii() or _text(value) is value
+    elif kind is dict:
+        plain = not (len(value) == 1 and str(next(iter(value))).startswith("$")) and all(
             type(key) is str and key.isascii() and _is_plain(item) for key, item in value.items()
         )
-    if kind is int:
-        return -_MAX_SAFE_INT <= value <= _MAX_SAFE_INT
-    if kind is float:
-        return 1e-5 <= abs(value) < 1e15 and not value.is_integer()
-    if kind is list or kind is tuple:
-        return all(_is_plain(item) for item in value)
-    return value is None or kind is bool
+    elif kind is int:
+        plain = -_MAX_SAFE_INT <= value <= _MAX_SAFE_INT
+    elif kind is float:
+        plain = 1e-5 <= abs(value) < 1e15 and not value.is_integer()
+    elif kind is list or kind is tuple:
+        plain = all(_is_plain(item) for item in value)
+    else:
+        plain = value is None or kind is bool
+    return plain
 
 
 def _injective(value: Any) -> Any:
