@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -177,41 +176,3 @@ def _unavailable(why: str) -> HostError:
         "names the cause). Nothing is done that cannot be recorded.",
         code="ledger_unavailable",
     )
-
-
-def open_readonly(path: Path) -> sqlite3.Connection:
-    """A reading connection; it never creates or changes the file."""
-    if not path.exists():
-        raise _missing(path)
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'entries'"
-    db = _connect_readonly(path, "mode=ro")
-    try:
-        found = db.execute(query).fetchone()
-    except sqlite3.DatabaseError as error:
-        db.close()
-        wal = path.with_name(f"{path.name}-wal")
-        unread = wal.exists() and wal.stat().st_size
-        if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or unread:
-            raise
-        # A copy on a disk that is read-only: nobody can be writing, and all of it is in the file.
-        db = _connect_readonly(path, "mode=ro&immutable=1")
-        found = db.execute(query).fetchone()
-    if found is None:
-        # A server is making it in this moment.
-        db.close()
-        raise _missing(path)
-    return db
-
-
-def _missing(path: Path) -> HostError:
-    return HostError(
-        f"There is no ledger at {path} yet.", fix="Make a first call.", code="not_found"
-    )
-
-
-def _connect_readonly(path: Path, options: str) -> sqlite3.Connection:
-    db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{options}", uri=True, timeout=10, check_same_thread=False
-    )
-    db.row_factory = sqlite3.Row
-    return db
