@@ -112,6 +112,20 @@ class Signer:
         return f"{text}\n— {self.verifier.name} {_encode(blob)}\n"
 
 
+def split_notes(text: str) -> list[str]:
+    """The notes in a file that holds several, one empty line between them."""
+    notes: list[str] = []
+    said = ""
+    for paragraph in text.strip("\n").split("\n\n"):
+        part = paragraph.strip("\n")
+        if said and all(line.startswith("— ") for line in part.split("\n")):
+            notes.append(f"{said}\n\n{part}\n")
+            said = ""
+        else:
+            said = part
+    return notes
+
+
 def parse_checkpoint(text: str) -> Checkpoint:
     """Read the text of a checkpoint."""
     lines = text.splitlines()
