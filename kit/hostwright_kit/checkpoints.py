@@ -19,11 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hostwright_kit.clock import utc_now
+from hostwright_kit.config import CHECKPOINT_ENTRIES, CHECKPOINT_SECONDS
 from hostwright_kit.ledger_file import CutError, LedgerFile
 from hostwright_kit.signed_note import Checkpoint, Signer
 
-EVERY_ENTRIES = 1_000
-EVERY_SECONDS = 60.0
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 JOURNAL_ID = "8b6a1f0a3d554c0e9d0c3b7f6ad0c7be"
 """Found again with `journalctl MESSAGE_ID=…`."""
@@ -40,8 +39,8 @@ class Checkpoints:
         signer: Signer,
         copies: Sequence[Copy] = (),
         *,
-        every_entries: int = EVERY_ENTRIES,
-        every_seconds: float = EVERY_SECONDS,
+        every_entries: int = CHECKPOINT_ENTRIES,
+        every_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         self.signer = signer
         self._copies = copies
