@@ -1,22 +1,22 @@
-"""Reading the ledger: filtered pages of events, receipts of acts, and the walk that verifies it."""
+"""Reading the ledger: filtered pages of events, and receipts of acts."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from hostwright_kit.canonical import is_canonical
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
-from hostwright_kit.ledger import COLUMNS, GENESIS, chain, open_readonly
-from hostwright_kit.store import naming_the_cause
+from hostwright_kit.ledger_reading import reading
+from hostwright_kit.verifying import Verification, verify
+
+__all__ = ["Verification", "verify"]
 
 MAX_PAGE = 500
 MAX_SCANNED_PAGES = 40
@@ -74,16 +74,6 @@ class ReceiptPage(BaseModel, frozen=True):
     next_cursor: str | None = None
 
 
-class Verification(BaseModel, frozen=True):
-    """What a walk over the whole chain found."""
-
-    ok: bool
-    entries: int
-    head: str = Field(description="Hash of the last good entry; keep it elsewhere to compare.")
-    first_broken_seq: int | None = None
-    problem: str | None = None
-
-
 class EventFilter(BaseModel, frozen=True):
     """What to look for. Empty fields match everything."""
 
@@ -100,7 +90,7 @@ def list_events(
     path: Path, wanted: EventFilter, *, limit: int = 50, cursor: str | None = None
 ) -> EventPage:
     """A page of events. Blocks on disk."""
-    with _reading(path) as db:
+    with reading(path) as db:
         rows = _select(db, wanted, limit + 1, cursor)
     events = [_event(row) for row in rows[:limit]]
     return EventPage(events=events, next_cursor=_next(rows, limit))
@@ -117,7 +107,7 @@ def list_receipts(
     outcome = wanted.outcome
     intents = wanted.model_copy(update={"type": "call.intent", "outcome": None})
     receipts: list[ReceiptEntry] = []
-    with _reading(path) as db:
+    with reading(path) as db:
         for _ in range(MAX_SCANNED_PAGES):
             rows = _select(db, intents, MAX_PAGE + 1, cursor)
             for row in rows[:MAX_PAGE]:
@@ -133,58 +123,6 @@ def list_receipts(
             if cursor is None:
                 break
     return ReceiptPage(receipts=receipts, next_cursor=cursor)
-
-
-def verify(path: Path) -> Verification:
-    """Walk the chain from its first entry. Blocks; about three seconds per 100,000 entries."""
-    previous, count = GENESIS, 0
-    problem: str | None = None
-    with _reading(path) as db:
-        rows = iter(db.execute("SELECT * FROM entries ORDER BY seq"))
-        while problem is None:
-            try:
-                row = next(rows)
-            except StopIteration:
-                return Verification(ok=True, entries=count, head=previous.hex())
-            except sqlite3.DatabaseError as error:
-                if count == 0:
-                    raise  # not a ledger at all, rather than one with a broken entry
-                problem = f"the database cannot be read from here on: {error}"
-            else:
-                problem = _fault(row, count + 1, previous)
-                if problem is None:
-                    previous, count = row["hash"], count + 1
-    return Verification(
-        ok=False,
-        entries=count,
-        head=previous.hex(),
-        first_broken_seq=count + 1,
-        problem=problem,
-    )
-
-
-@contextmanager
-def _reading(path: Path) -> Generator[sqlite3.Connection]:
-    with naming_the_cause(path), closing(open_readonly(path)) as db:
-        yield db
-
-
-def _fault(row: sqlite3.Row, expected_seq: int, previous: bytes) -> str | None:
-    """What is wrong with this row, given the one before it."""
-    if row["seq"] != expected_seq:
-        return f"entry {expected_seq} is missing; the next one present is {row['seq']}"
-    # Whoever can edit the file can also change its schema, and with it the types.
-    if not isinstance(row["body"], bytes) or not isinstance(row["hash"], bytes):
-        return "its body or its hash is not a blob"
-    if chain(previous, row["body"]) != row["hash"]:
-        return "its hash does not follow from its body and the entry before it"
-    body: Any = json.loads(row["body"]) if is_canonical(row["body"]) else None
-    if not isinstance(body, dict):
-        return "its body is not an object in canonical JSON"
-    for column in ("seq", "id", "time", "type", *COLUMNS):
-        if body.get(column) != row[column]:
-            return f"the column {column} says {row[column]!r}, the signed body {body.get(column)!r}"
-    return None
 
 
 def _select(

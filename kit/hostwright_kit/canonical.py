@@ -3,6 +3,9 @@
 RFC 8785 covers what I-JSON covers. Values beyond it that JSON-RPC can still carry (integers over
 2^53, NaN, lone surrogates) are wrapped in a one-key object `{"$…": …}`, and real objects of that
 shape are wrapped too, so that two different values never share an encoding.
+
+Most values need none of that, and for those a sorting encoder in C gives the same bytes a hundred
+times faster (`_is_plain` says which).
 """
 
 from __future__ import annotations
@@ -13,14 +16,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import msgspec
 import rfc8785
 
 _MAX_SAFE_INT = 2**53 - 1
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 def canonical(value: Any) -> bytes:
     """The canonical encoding of a JSON-like value."""
-    return rfc8785.dumps(_injective(value))
+    return _encode_sorted(value) if _is_plain(value) else rfc8785.dumps(_injective(value))
 
 
 def is_canonical(encoded: bytes) -> bool:
@@ -35,6 +40,30 @@ def is_canonical(encoded: bytes) -> bool:
 def digest(value: Any) -> str:
     """SHA-256 of the canonical encoding, in hex."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether sorting by bytes and the shortest spelling of numbers are what RFC 8785 asks for.
+
+    Its keys are sorted by UTF-16 units, its numbers are spelt as in ECMAScript: the same for ASCII
+    keys and for fractions of an ordinary size.
+    """
+    kind = type(value)
+    if kind is str:
+        plain = value.isascii() or _text(value) is value
+    elif kind is dict:
+        plain = not (len(value) == 1 and str(next(iter(value))).startswith("$")) and all(
+            type(key) is str and key.isascii() and _is_plain(item) for key, item in value.items()
+        )
+    elif kind is int:
+        plain = -_MAX_SAFE_INT <= value <= _MAX_SAFE_INT
+    elif kind is float:
+        plain = 1e-5 <= abs(value) < 1e15 and not value.is_integer()
+    elif kind is list or kind is tuple:
+        plain = all(_is_plain(item) for item in value)
+    else:
+        plain = value is None or kind is bool
+    return plain
 
 
 def _injective(value: Any) -> Any:

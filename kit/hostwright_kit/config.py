@@ -22,13 +22,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import Paths
 from hostwright_kit.policy import PolicyConfig
 
 ENV_PREFIX = "HOSTWRIGHT_"
+CHECKPOINT_ENTRIES = 1_000
+CHECKPOINT_SECONDS = 60.0
 SYSTEM_FILE = Path("/etc/hostwright/config.toml")
 
 
@@ -56,6 +58,29 @@ class LedgerConfig(Section):
     record_reads: bool = Field(
         default=True, description="Record read-only calls too (batched, not waited for)."
     )
+    checkpoint_entries: int = Field(
+        default=CHECKPOINT_ENTRIES,
+        ge=1,
+        le=1_000_000,
+        description="A checkpoint is signed this often,",
+    )
+    checkpoint_seconds: float = Field(
+        default=CHECKPOINT_SECONDS, ge=1, le=86_400, description="and so long after an entry."
+    )
+    checkpoint_file: Path | None = Field(
+        default=None,
+        description="Copies are appended to this file; best on another disk or machine.",
+    )
+    checkpoint_journal: bool = Field(
+        default=True, description="Copies go to the systemd journal, where there is one."
+    )
+
+    @field_validator("checkpoint_file")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.expanduser().is_absolute():
+            raise ValueError("is not absolute; write it from / or ~")
+        return value.expanduser() if value else None
 
 
 class KitConfig(Section):

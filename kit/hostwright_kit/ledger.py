@@ -1,95 +1,44 @@
 """The ledger: one append-only chain of everything that was asked, decided and done.
 
-Table `entries`, one row per entry. `body` is the RFC 8785 encoding of the entry; the hash of entry
-n is SHA-256(hash of entry n-1 as 32 bytes ‖ body n), that of "entry 0" is 32 zero bytes. The other
-columns repeat fields of the body so that SQLite can filter; `audit.verify` checks that they agree.
-Triggers refuse UPDATE and DELETE, so that a mistake in our own code cannot rewrite history; the
-chain shows what somebody else changed. A cut-off tail does not show in a bare chain.
-
-Any number of processes append to the same file. Within a process one thread writes what has
-queued up in one transaction (group commit): the caller waits until its entry is on disk.
+`ledger_file.py` says what is written; here is how a process writes: one thread takes what has
+queued up and writes it in one transaction (group commit), and the caller waits until its entry is
+on disk. Beyond that the writer signs checkpoints (`checkpoints.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import queue
-import secrets
-import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
-
-from hostwright_kit.canonical import canonical
-from hostwright_kit.clock import utc_now
+from hostwright_kit.checkpoints import Checkpoints
 from hostwright_kit.errors import HostError
-from hostwright_kit.store import open_store, transaction
+from hostwright_kit.ledger_file import (
+    COLUMNS,
+    GENESIS,
+    MIGRATIONS,
+    Draft,
+    Entry,
+    LedgerFile,
+    Receipt,
+    chain,
+    draft,
+)
 
-GENESIS = bytes(32)
+__all__ = ["COLUMNS", "GENESIS", "MIGRATIONS", "Entry", "Ledger", "Receipt", "chain"]
+
 MAX_BATCH = 256
 MAX_QUEUED = 10_000
-
-MIGRATIONS = (
-    """
-    CREATE TABLE entries (
-        seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        time TEXT NOT NULL,
-        type TEXT NOT NULL,
-        caller TEXT,
-        server TEXT,
-        tool TEXT,
-        outcome TEXT,
-        intent_id TEXT,
-        body BLOB NOT NULL,
-        hash BLOB NOT NULL
-    ) STRICT;
-    CREATE INDEX entries_type ON entries (type, seq);
-    CREATE INDEX entries_tool ON entries (tool, seq);
-    CREATE INDEX entries_caller ON entries (caller, seq);
-    CREATE INDEX entries_intent ON entries (intent_id) WHERE intent_id IS NOT NULL;
-    CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries
-        BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-    CREATE TRIGGER entries_no_delete BEFORE DELETE ON entries
-        BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-    """,
-)
-COLUMNS = ("caller", "server", "tool", "outcome", "intent_id")
-
-
-class Entry(BaseModel, frozen=True):
-    """What is appended. Everything in it must already be fit to be read by others."""
-
-    type: str
-    caller: str | None = None
-    server: str | None = None
-    tool: str | None = None
-    outcome: str | None = None
-    intent_id: str | None = None
-    detail: Mapping[str, Any] = {}
-
-
-class Receipt(BaseModel, frozen=True):
-    """Proof that an entry is on disk."""
-
-    seq: int
-    id: str
-    time: str
-    hash: str
 
 
 class _Job:
     """One entry on its way to the disk."""
 
-    def __init__(self, entry: Entry, wanted: bool) -> None:
-        self.entry = entry
-        self.id = secrets.token_hex(8)
-        self.time = utc_now()
+    def __init__(self, what: Draft, wanted: bool) -> None:
+        self.draft = what
         self.done: Future[Receipt] | None = Future() if wanted else None
         if self.done is not None:
             # Running from the start: a caller that is cancelled cannot take back what may be on
@@ -100,9 +49,11 @@ class _Job:
 class Ledger:
     """Appends to the chain. Open one per process; thread-safe."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, checkpoints: Checkpoints | None = None) -> None:
+        """`checkpoints` signs what is written, when it is time to."""
         self.path = path
-        self._db = open_store(path, MIGRATIONS)
+        self._file = LedgerFile(path)
+        self._checkpoints = checkpoints
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         # Nothing may be queued behind the mark that ends the writer: it would wait for ever.
         self._gate = threading.Lock()
@@ -125,7 +76,12 @@ class Ledger:
 
     def submit(self, entry: Entry) -> Future[Receipt]:
         """Queue an entry; the future ends when it is durable or cannot be written."""
-        job = _Job(entry, wanted=True)
+        try:
+            job = _Job(draft(entry), wanted=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            refused: Future[Receipt] = Future()
+            refused.set_exception(_unavailable(f"the entry has no encoding ({error})"))
+            return refused
         assert job.done is not None  # noqa: S101 - wanted is True
         self._enqueue(job)
         return job.done
@@ -133,9 +89,9 @@ class Ledger:
     def note(self, entry: Entry) -> None:
         """Append without waiting, for reads. A failure shows in `health`, not here."""
         try:
-            self._enqueue(_Job(entry, wanted=False))
-        except HostError as error:
-            self.remember_loss(error.message)
+            self._enqueue(_Job(draft(entry), wanted=False))
+        except (HostError, TypeError, ValueError, RecursionError) as error:
+            self.remember_loss(str(error))
 
     def health(self) -> str | None:
         """Why some reads are missing from the ledger, if any are."""
@@ -170,12 +126,21 @@ class Ledger:
             batch, ending = self._next_batch()
             if batch:
                 self._write(batch)
-        self._db.close()
+            if self._checkpoints is not None:
+                self._checkpoints.sign_if_due(self._file, len(batch), ending=ending)
+        self._file.close()
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
-        """Wait for one entry, then take along what else has queued up."""
+        """Wait for one entry, then take along what else has queued up.
+
+        Returns with nothing when a checkpoint is due before an entry comes.
+        """
         batch: list[_Job] = []
-        job = self._queue.get()
+        wait = self._checkpoints.due_in_seconds() if self._checkpoints else None
+        try:
+            job = self._queue.get(timeout=wait)
+        except queue.Empty:
+            return batch, False
         while job is not None:
             batch.append(job)
             if len(batch) >= MAX_BATCH:
@@ -188,12 +153,12 @@ class Ledger:
 
     def _write(self, batch: Sequence[_Job]) -> None:
         try:
-            receipts = self._insert(batch)
+            receipts = self._file.append([job.draft for job in batch])
         except Exception as error:  # noqa: BLE001 - it reaches the callers through their futures
             for job in batch:
                 self._refuse(job, str(error))
             return
-        for job, receipt in receipts:
+        for job, receipt in zip(batch, receipts, strict=True):
             if job.done is not None:
                 job.done.set_result(receipt)
 
@@ -203,48 +168,6 @@ class Ledger:
         elif not job.done.done():
             job.done.set_exception(_unavailable(why))
 
-    def _insert(self, batch: Sequence[_Job]) -> list[tuple[_Job, Receipt]]:
-        receipts: list[tuple[_Job, Receipt]] = []
-        with transaction(self._db):
-            row = self._db.execute("SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1")
-            seq, previous = row.fetchone() or (0, GENESIS)
-            for job in batch:
-                try:
-                    receipt = self._insert_one(job, seq + 1, previous)
-                except (TypeError, ValueError, RecursionError) as error:
-                    # This entry cannot be encoded; those of others in the batch can.
-                    self._refuse(job, f"the entry has no encoding ({error})")
-                    continue
-                seq, previous = receipt.seq, bytes.fromhex(receipt.hash)
-                receipts.append((job, receipt))
-        return receipts
-
-    def _insert_one(self, job: _Job, seq: int, previous: bytes) -> Receipt:
-        entry = job.entry
-        body = encode(seq, job.id, job.time, entry)
-        link = chain(previous, body)
-        self._db.execute(
-            "INSERT INTO entries (seq, id, time, type, caller, server, tool, outcome, "
-            "intent_id, body, hash) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                *(seq, job.id, job.time, entry.type),
-                *(getattr(entry, name) for name in COLUMNS),
-                *(body, link),
-            ),
-        )
-        return Receipt(seq=seq, id=job.id, time=job.time, hash=link.hex())
-
-
-def encode(seq: int, entry_id: str, time: str, entry: Entry) -> bytes:
-    """The bytes that are hashed: every field, canonical."""
-    fields = entry.model_dump(exclude_none=True)
-    return canonical({"seq": seq, "id": entry_id, "time": time, **fields})
-
-
-def chain(previous: bytes, body: bytes) -> bytes:
-    """The hash of an entry, given that of the one before. Fixed lengths: nothing can shift."""
-    return hashlib.sha256(previous + body).digest()
-
 
 def _unavailable(why: str) -> HostError:
     return HostError(
@@ -253,41 +176,3 @@ def _unavailable(why: str) -> HostError:
         "names the cause). Nothing is done that cannot be recorded.",
         code="ledger_unavailable",
     )
-
-
-def open_readonly(path: Path) -> sqlite3.Connection:
-    """A reading connection; it never creates or changes the file."""
-    if not path.exists():
-        raise _missing(path)
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'entries'"
-    db = _connect_readonly(path, "mode=ro")
-    try:
-        found = db.execute(query).fetchone()
-    except sqlite3.DatabaseError as error:
-        db.close()
-        wal = path.with_name(f"{path.name}-wal")
-        unread = wal.exists() and wal.stat().st_size
-        if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or unread:
-            raise
-        # A copy on a disk that is read-only: nobody can be writing, and all of it is in the file.
-        db = _connect_readonly(path, "mode=ro&immutable=1")
-        found = db.execute(query).fetchone()
-    if found is None:
-        # A server is making it in this moment.
-        db.close()
-        raise _missing(path)
-    return db
-
-
-def _missing(path: Path) -> HostError:
-    return HostError(
-        f"There is no ledger at {path} yet.", fix="Make a first call.", code="not_found"
-    )
-
-
-def _connect_readonly(path: Path, options: str) -> sqlite3.Connection:
-    db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{options}", uri=True, timeout=10, check_same_thread=False
-    )
-    db.row_factory = sqlite3.Row
-    return db

@@ -11,8 +11,16 @@ from pydantic import BaseModel
 
 from hostwright_kit.approvals import Approvals
 from hostwright_kit.caller import Transport
-from hostwright_kit.config import KitConfig, Settings, load_kit_config, read_settings
+from hostwright_kit.checkpoints import Checkpoints, to_file, to_journal
+from hostwright_kit.config import (
+    KitConfig,
+    LedgerConfig,
+    Settings,
+    load_kit_config,
+    read_settings,
+)
 from hostwright_kit.guard import Guard
+from hostwright_kit.host_key import host_signer
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.paths import Paths, resolve_paths
 
@@ -23,6 +31,19 @@ APPROVALS_FILE = "approvals.db"
 TOKENS_FILE = "tokens.db"
 
 
+def checkpoints_of(state_dir: Path, rules: LedgerConfig) -> Checkpoints:
+    """What signs this host's ledger, and where the copies go."""
+    copies = [to_journal()] if rules.checkpoint_journal else []
+    if rules.checkpoint_file is not None:
+        copies.append(to_file(rules.checkpoint_file))
+    return Checkpoints(
+        host_signer(state_dir),
+        copies,
+        every_entries=rules.checkpoint_entries,
+        every_seconds=rules.checkpoint_seconds,
+    )
+
+
 class Runtime:
     """Opened once per process by `open_runtime`, closed by `close`."""
 
@@ -31,7 +52,9 @@ class Runtime:
         self.paths = paths
         self.settings = settings
         self.config = config
-        self.ledger = Ledger(paths.state_dir / LEDGER_FILE)
+        self.ledger = Ledger(
+            paths.state_dir / LEDGER_FILE, checkpoints_of(paths.state_dir, config.ledger)
+        )
         self.approvals = Approvals(
             paths.state_dir / APPROVALS_FILE,
             self.ledger,

@@ -9,6 +9,7 @@ import struct
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,6 +71,24 @@ def meaning(value: Any) -> Any:
 @given(VALUES, VALUES)
 def test_two_values_share_an_encoding_exactly_when_they_are_the_same(left: Any, right: Any) -> None:
     assert (canonical(left) == canonical(right)) == (meaning(left) == meaning(right))
+
+
+ORDINARY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=12,
+)
+
+
+@given(ORDINARY)
+def test_what_rfc_8785_covers_is_encoded_as_it_says(value: Any) -> None:
+    # A key of ours would be wrapped.
+    if '"$' not in json.dumps(value):
+        assert canonical(value) == rfc8785.dumps(value)
 
 
 @given(VALUES)

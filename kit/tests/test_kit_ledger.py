@@ -265,15 +265,18 @@ def test_a_chain_that_was_made_anew_is_told_by_its_head_alone(path: Path, ledger
     assert verify(other).head != kept
 
 
-def test_a_cut_tail_does_not_show_in_the_chain_but_in_a_head_kept_elsewhere(
-    path: Path, ledger: Ledger
-) -> None:
+def test_a_cut_tail_shows_and_nothing_more_is_written(path: Path, ledger: Ledger) -> None:
     for _ in range(5):
         ledger.append(Entry(type="t"))
-    kept = verify(path).head
     edit_ledger(path, "DELETE FROM entries WHERE seq > 3")
-    assert verify(path).ok
-    assert verify(path).head != kept
+    found = verify(path)
+    assert not found.ok
+    assert found.first_broken_seq == 4
+    assert found.problem == "2 entries are missing at the end"
+    # Appending would bury where it was cut.
+    with pytest.raises(HostError, match="somebody cut it"):
+        ledger.append(Entry(type="t"))
+    assert verify(path).entries == 3
 
 
 def test_our_own_code_cannot_rewrite_history(path: Path, ledger: Ledger) -> None:

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostwright.cli.output import visible
+from hostwright_kit.checkpoints import Checkpoints, Copy, to_file
 from hostwright_kit.errors import HostError
+from hostwright_kit.host_key import host_signer
+from hostwright_kit.ledger import Entry, Ledger
 from hostwright_kit.operator_pin import FREE_TRIES, OperatorPin
 
 from .cli_world import PIN, World
@@ -184,6 +187,35 @@ def test_a_changed_ledger_fails_and_names_the_first_bad_entry(world: World) -> N
     assert told.code == 1
     assert "broken at entry 3" in told.err
     assert "evidence" in told.err
+
+
+def test_a_ledger_written_anew_fits_itself_but_not_a_checkpoint_kept_elsewhere(
+    world: World,
+) -> None:
+    kept = world.folder / "elsewhere.txt"
+
+    def write(caller: str, *copies: Copy) -> None:
+        ledger = Ledger(world.ledger, Checkpoints(host_signer(world.state), copies))
+        ledger.append(Entry(type="t", caller=caller))
+        ledger.close()
+
+    write("agent", to_file(kept))
+    good = world.json("audit", "verify", "--against", kept)
+    assert good["ok"]
+    assert good["checkpoints"] == 2, "the one in the file, and the one kept"
+    name = world.json("audit", "key")["name"]
+    assert kept.read_text().startswith(f"{name}\n")
+    for suffix in ("", "-wal", "-shm"):
+        world.ledger.with_name(world.ledger.name + suffix).unlink(missing_ok=True)
+    write("nobody")
+    assert world.json("audit", "verify")["ok"]
+    convicted = world.run("audit", "verify", "--against", kept)
+    assert convicted.code == 1
+    assert "the checkpoint over 1 entries does not fit" in convicted.err
+    for text in ("nothing signed\n\n— x AAAA\n", ""):
+        kept.write_text(text)
+        odd = world.run("audit", "verify", "--against", kept, "--json")
+        assert odd.error["code"] == "bad_checkpoints"
 
 
 def test_without_any_ledger_that_is_what_is_said(world: World) -> None:

@@ -18,7 +18,7 @@ from hostwright.checkup.storage import nearest_folder
 from hostwright.clients import CLIENTS, Entry, plan
 from hostwright_kit import audit
 from hostwright_kit.errors import HostError
-from hostwright_kit.ledger import open_readonly
+from hostwright_kit.ledger_reading import open_readonly
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.paths import Paths
 from hostwright_kit.runtime import LEDGER_FILE

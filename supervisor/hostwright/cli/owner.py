@@ -8,23 +8,27 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from getpass import getpass
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 from rich.text import Text
 
-from hostwright.cli.output import cell, done, make_table, out, print_json
+from hostwright.cli.output import cell, done, make_table, out, print_json, print_plain
 from hostwright.deciding import decide, open_approvals
 from hostwright_kit import audit as ledger_audit
 from hostwright_kit.approvals import Approval
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
+from hostwright_kit.host_key import host_signer
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.paths import Paths, resolve_paths
 from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE
+from hostwright_kit.signed_note import Checkpoint, NoteError, Verifier, split_notes
 from hostwright_kit.token_rules import TokenRules
 from hostwright_kit.tokens import Tokens
+from hostwright_kit.verifying import verify as verify_ledger
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Globs: TypeAlias = "list[str] | None"
@@ -40,6 +44,7 @@ def register(app: App) -> None:
     audit = App(name="audit", help="Read and verify the ledger.")
     audit.command(log)
     audit.command(verify)
+    audit.command(key)
     app.command(audit)
 
 
@@ -183,21 +188,47 @@ def log(
         out.print(f"Older entries: --cursor {page.next_cursor}")
 
 
-def verify(*, json: Json = False) -> None:
-    """Walk the whole ledger and name the first entry that does not fit, if any."""
-    result = ledger_audit.verify(_paths().state_dir / LEDGER_FILE)
+def key(*, json: Json = False) -> None:
+    """Show the public key that checks this host's signed checkpoints."""
+    verifier = host_signer(_paths().state_dir).verifier
+    if json:
+        print_json({"name": verifier.name, "verifier_key": verifier.line()})
+    else:
+        print_plain(verifier.line())
+
+
+def verify(
+    *,
+    against: Annotated[
+        Path | None,
+        Parameter(help="A file of checkpoints that was kept elsewhere, signed by this host."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Walk the whole ledger and name the first entry that does not fit, if any.
+
+    Chain, Merkle tree and signed checkpoints are compared. A ledger that somebody wrote anew fits
+    itself; only a checkpoint that was kept elsewhere convicts it.
+    """
+    verifier = host_signer(_paths().state_dir).verifier
+    kept = _checkpoints_in(against, verifier) if against else []
+    result = verify_ledger(_paths().state_dir / LEDGER_FILE, verifier=verifier, against=kept)
     if json:
         print_json(result)
     elif result.ok:
         done(f"{result.entries} entries, unbroken. Head: {result.head}")
-        out.print(
-            "A cut-off end cannot show in the chain itself: compare with a head kept elsewhere."
-        )
+        out.print(f"{result.checkpoints} signed checkpoints fit, {len(kept)} of them yours.")
+        if not kept:
+            out.print(
+                "Whoever can write the file can write all of it anew: compare with a checkpoint "
+                "that is out of reach (--against FILE; [ledger] checkpoint_file makes one)."
+            )
     if not result.ok:
         if json:
             raise SystemExit(1)
+        where = f" at entry {result.first_broken_seq}" if result.first_broken_seq else ""
         raise HostError(
-            f"The ledger is broken at entry {result.first_broken_seq}: {result.problem}.",
+            f"The ledger is broken{where}: {result.problem}.",
             fix=f"The {result.entries} entries before it are sound. Keep the file as evidence and "
             "find out who could write to it.",
             code="ledger_broken",
@@ -256,6 +287,26 @@ def _globs(rules: TokenRules) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "not servers", rules.not_servers
     yield "tools", rules.tools if rules.tools != ("*",) else ()
     yield "not tools", rules.not_tools
+
+
+def _checkpoints_in(path: Path, verifier: Verifier) -> list[Checkpoint]:
+    try:
+        notes = split_notes(path.read_text(encoding="utf-8"))
+        kept = [verifier.open_checkpoint(note) for note in notes]
+    except (OSError, UnicodeDecodeError, NoteError) as error:
+        raise HostError(
+            f"The checkpoints in {path} cannot be used: {error}.",
+            fix="Give a file of checkpoints that this host signed (`hostwright audit key` shows "
+            "its key).",
+            code="bad_checkpoints",
+        ) from error
+    if not kept:
+        raise HostError(
+            f"There is no checkpoint in {path}.",
+            fix="Give a file that [ledger] checkpoint_file has filled, or a copy of it.",
+            code="bad_checkpoints",
+        )
+    return kept
 
 
 def _decide(approval_id: str, *, grant: bool, as_json: bool) -> None:

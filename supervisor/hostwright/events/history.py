@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from hostwright.events.kinds import ENTRY_TYPES, Scalar, keep
-from hostwright_kit.ledger import open_readonly
+from hostwright_kit.ledger_reading import open_readonly
 from hostwright_kit.store import naming_the_cause
 
 PAGE = 500

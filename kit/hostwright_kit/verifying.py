@@ -1,0 +1,302 @@
+"""The walk that verifies a ledger: chain, columns, tree and checkpoints, from the first entry on.
+
+Checked for each entry: its number follows, its hash follows from its body and the hash before, its
+body is canonical at the top and says what the columns say. Checked over all of them: the Merkle
+tree that the file keeps, every checkpoint in the file, and those that were kept elsewhere.
+
+A long ledger is walked in parts by several processes: a part trusts the stored hash that it begins
+after, and the part before it checks that very hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from pydantic import BaseModel, Field
+
+from hostwright_kit.ledger_file import BLOCK_ENTRIES, GENESIS
+from hostwright_kit.ledger_reading import open_readonly, reading
+from hostwright_kit.merkle import HASH_BYTES, Frontier, leaf_hash, root_of
+from hostwright_kit.signed_note import Checkpoint, NoteError, Verifier, parse_checkpoint
+
+PART_ENTRIES = 100_000
+MAX_PROCESSES = 4
+_QUERY = (
+    "SELECT seq, id, time, type, caller, server, tool, outcome, intent_id, body, hash "
+    "FROM entries WHERE seq > ? AND seq <= ? ORDER BY seq"
+)
+
+
+class Verification(BaseModel, frozen=True):
+    """What a walk over the whole ledger found."""
+
+    ok: bool
+    entries: int = Field(description="Good ones, from the first.")
+    head: str = Field(description="Hash of the last good entry; keep it elsewhere to compare.")
+    root: str | None = Field(default=None, description="Root of the Merkle tree over them, hex.")
+    checkpoints: int = Field(default=0, description="How many were compared and fit.")
+    first_broken_seq: int | None = None
+    problem: str | None = None
+
+
+class _Body(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """A body, in the order that RFC 8785 gives its keys."""
+
+    detail: msgspec.Raw
+    id: str
+    seq: int
+    time: str
+    type: str
+    caller: str | None = None
+    intent_id: str | None = None
+    outcome: str | None = None
+    server: str | None = None
+    tool: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+@dataclass
+class _Part:
+    """What one stretch of the ledger holds, up to its first fault."""
+
+    entries: int = 0
+    head: bytes = GENESIS
+    blocks: list[bytes] = field(default_factory=list[bytes])
+    rest: list[bytes] = field(default_factory=list[bytes])
+    cuts: dict[int, list[bytes]] = field(default_factory=dict[int, list[bytes]])
+    """The leaves after the last full block, at each size that a checkpoint speaks of."""
+    problem: str | None = None
+
+
+def verify(
+    path: Path, *, verifier: Verifier | None = None, against: Sequence[Checkpoint] = ()
+) -> Verification:
+    """Walk all of it. Blocks; seconds per million entries.
+
+    `verifier` is the host's public key, for the checkpoints in the file; `against` are checkpoints
+    that were kept elsewhere (and whose signature was checked already).
+    """
+    with reading(path) as db:
+        last = db.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0]
+        kept, problem = _kept_checkpoints(db, verifier)
+        sizes = sorted({one.size for one in (*kept, *against)})
+        parts = _walk(path, db, last, sizes)
+        found = _joined(parts)
+        if found.problem is None:
+            found.problem = problem or _tree_fault(db, found)
+    roots = _roots(found, sizes)
+    checked = 0
+    if found.problem is None:
+        checked, found.problem = _compare(found, roots, kept, against)
+        broken = None
+    else:
+        broken = found.entries + 1
+    return Verification(
+        ok=found.problem is None,
+        entries=found.entries,
+        head=found.head.hex(),
+        root=_frontier(found.blocks, found.rest).root().hex() if broken is None else None,
+        checkpoints=checked,
+        first_broken_seq=broken,
+        problem=found.problem,
+    )
+
+
+def _kept_checkpoints(
+    db: sqlite3.Connection, verifier: Verifier | None
+) -> tuple[list[Checkpoint], str | None]:
+    found: list[Checkpoint] = []
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
+        return found, None
+    for size, note in db.execute("SELECT size, note FROM checkpoints ORDER BY size"):
+        try:
+            checkpoint = (
+                verifier.open_checkpoint(note)
+                if verifier
+                else parse_checkpoint(str(note).partition("\n\n")[0] + "\n")
+            )
+        except NoteError as error:
+            return found, f"the checkpoint over {size} entries is not genuine: {error}"
+        found.append(checkpoint)
+    return found, None
+
+
+def _walk(path: Path, db: sqlite3.Connection, last: int, sizes: Sequence[int]) -> list[_Part]:
+    starts = range(0, max(last, 1), PART_ENTRIES // BLOCK_ENTRIES * BLOCK_ENTRIES)
+    ranges = [(start, min(start + starts.step, last)) for start in starts]
+    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)), len(ranges))
+    if processes < 2:
+        return [_walk_part(db, start, end, sizes) for start, end in ranges]
+    # Spawned, because this may run in a thread of a server, which must not fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        work = [pool.submit(_walk_alone, path, start, end, sizes) for start, end in ranges]
+        return [one.result() for one in work]
+
+
+def _walk_alone(path: Path, start: int, end: int, sizes: Sequence[int]) -> _Part:
+    with closing(open_readonly(path)) as db:
+        return _walk_part(db, start, end, sizes)
+
+
+def _walk_part(db: sqlite3.Connection, start: int, end: int, sizes: Sequence[int]) -> _Part:
+    part = _Part()
+    wanted = {size for size in sizes if start < size <= end}
+    try:
+        row = db.execute("SELECT hash FROM entries WHERE seq = ?", (start,)).fetchone()
+        part.head = row[0] if row and start else GENESIS
+        cursor = db.cursor()
+        cursor.row_factory = None
+        # What somebody put before the first entry is found as well.
+        first = start or -(2**62)
+        _check_rows(cursor.execute(_QUERY, (first, end)), part, start, wanted)
+    except sqlite3.DatabaseError as error:
+        part.problem = f"the database cannot be read from here on: {error}"
+    if part.problem is None and part.entries < end - start:
+        part.problem = f"entry {start + part.entries + 1} is missing"
+    return part
+
+
+def _check_rows(
+    rows: Iterator[tuple[object, ...]], part: _Part, start: int, cuts: set[int]
+) -> None:
+    previous, expected = part.head, start
+    leaves = part.rest
+    sha256 = hashlib.sha256
+    for row in rows:
+        expected += 1
+        body, link = row[9], row[10]
+        # Whoever can edit the file can also change its schema, and with it the types.
+        if type(body) is not bytes or type(link) is not bytes:
+            part.problem = "its body or its hash is not a blob"
+        elif row[0] != expected:
+            part.problem = f"entry {expected} is missing; the next one present is {row[0]}"
+        elif sha256(previous + body).digest() != link:
+            part.problem = "its hash does not follow from its body and the entry before it"
+        else:
+            part.problem = _body_fault(row, body)
+        if part.problem is not None or type(body) is not bytes or type(link) is not bytes:
+            return
+        previous = link
+        leaves.append(leaf_hash(body))
+        part.entries, part.head = part.entries + 1, previous
+        if len(leaves) == BLOCK_ENTRIES:
+            part.blocks.append(root_of(leaves))
+            leaves.clear()
+        if expected in cuts:
+            part.cuts[expected] = list(leaves)
+
+
+def _body_fault(row: tuple[object, ...], body: bytes) -> str | None:
+    try:
+        said = _decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return "its body is not an entry in JSON"
+    if (
+        *(said.seq, said.id, said.time, said.type),
+        *(said.caller, said.server, said.tool, said.outcome, said.intent_id),
+    ) != row[:9]:
+        names = ("seq", "id", "time", "type", "caller", "server", "tool", "outcome", "intent_id")
+        wrong = next(
+            n for n, value in zip(names, row[:9], strict=True) if getattr(said, n) != value
+        )
+        column = row[names.index(wrong)]
+        return f"the column {wrong} says {column!r}, the signed body {getattr(said, wrong)!r}"
+    if _encode(said) != body:
+        return "its body is not in canonical JSON"
+    return None
+
+
+def _joined(parts: Sequence[_Part]) -> _Part:
+    whole = _Part()
+    for part in parts:
+        whole.entries += part.entries
+        whole.head = part.head
+        whole.blocks += part.blocks
+        whole.rest = part.rest
+        whole.cuts |= part.cuts
+        if part.problem is not None:
+            whole.problem = part.problem
+            break
+    return whole
+
+
+def _frontier(blocks: Sequence[bytes], rest: Sequence[bytes]) -> Frontier:
+    """Full blocks are nodes of the tree, so their own tree is its upper part."""
+    upper, lower = Frontier(), Frontier()
+    upper.extend(blocks)
+    lower.extend(rest)
+    return Frontier(len(blocks) * BLOCK_ENTRIES + len(rest), [*upper.roots, *lower.roots])
+
+
+def _roots(found: _Part, sizes: Sequence[int]) -> dict[int, bytes]:
+    """The root at each size, as far as the good entries reach."""
+    roots: dict[int, bytes] = {}
+    upper, blocks = Frontier(), 0
+    for size in sizes:
+        if size not in found.cuts:
+            continue
+        while blocks < size // BLOCK_ENTRIES:
+            upper.add(found.blocks[blocks])
+            blocks += 1
+        lower = Frontier()
+        lower.extend(found.cuts[size])
+        roots[size] = Frontier(size, [*upper.roots, *lower.roots]).root()
+    return roots
+
+
+def _tree_fault(db: sqlite3.Connection, found: _Part) -> str | None:
+    """What the file's own tree says against its entries."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'tree'").fetchone():
+        return None
+    size, roots = db.execute("SELECT size, roots FROM tree").fetchone() or (-1, b"")
+    if size == 0 and not found.blocks:
+        return None  # nothing was appended since the tree came into use
+    if size > found.entries:
+        return f"{size - found.entries} entries are missing at the end"
+    if size != found.entries:
+        return None if size == 0 else f"the tree covers {size} of {found.entries} entries"
+    expected = _frontier(found.blocks, found.rest).roots
+    stored = [roots[at : at + HASH_BYTES] for at in range(0, len(roots), HASH_BYTES)]
+    return None if stored == expected else "the tree does not fit the entries"
+
+
+def _compare(
+    found: _Part,
+    roots: dict[int, bytes],
+    kept: Sequence[Checkpoint],
+    against: Sequence[Checkpoint],
+) -> tuple[int, str | None]:
+    good = 0
+    for checkpoint in sorted((*kept, *against), key=lambda one: one.size):
+        size = checkpoint.size
+        if size > found.entries:
+            return good, (
+                f"a checkpoint covers {size} entries, {found.entries} are here: "
+                f"{size - found.entries} were cut off"
+            )
+        if size and roots[size] != checkpoint.root:
+            return good, (
+                f"the checkpoint over {size} entries does not fit: one of entries "
+                f"{_last_good(roots, (*kept, *against), size) + 1} to {size} was changed after it "
+                "was signed"
+            )
+        good += 1
+    return good, None
+
+
+def _last_good(roots: dict[int, bytes], checkpoints: Sequence[Checkpoint], below: int) -> int:
+    fitting = [c.size for c in checkpoints if c.size < below and roots.get(c.size) == c.root]
+    return max(fitting, default=0)
