@@ -96,7 +96,7 @@ def test_the_daemons_unit_starts_is_watched_and_leaves_nothing(host: SystemdHost
     assert (state["Type"], state["SubState"]) == ("notify", "running")
     assert state["StatusText"] == "serving http://127.0.0.1:18790/mcp"
     wait_for(
-        lambda: states(host) == ["ready"],
+        lambda: set(states(host)) == {"ready"},
         lambda: journal(host, unit),
         seconds=90,
     )
@@ -108,7 +108,7 @@ def test_the_daemons_unit_starts_is_watched_and_leaves_nothing(host: SystemdHost
     wait_for(lambda: restarted(host, unit, 1), lambda: journal(host, unit), seconds=90)
     assert shown(host, unit)["MainPID"] != first
     wait_for(
-        lambda: states(host) == ["ready"],
+        lambda: set(states(host)) == {"ready"},
         lambda: journal(host, unit),
         seconds=90,
     )
@@ -137,7 +137,7 @@ def test_the_daemon_serves_closed_off_from_the_machine(host: SystemdHost) -> Non
     host.add_unit(unit, exported("--strict"))
     started = host.run("systemctl", "start", unit, check=False)
     assert started.returncode == 0, journal(host, unit)
-    wait_for(lambda: states(host) == ["ready"], lambda: journal(host, unit), seconds=90)
+    wait_for(lambda: set(states(host)) == {"ready"}, lambda: journal(host, unit), seconds=90)
     assert shown(host, unit)["ProtectSystem"] == "strict"
     host.run("systemctl", "stop", unit)
     assert shown(host, unit)["Result"] == "success", journal(host, unit)

@@ -101,5 +101,5 @@ async def only_looking_works(daemon: Daemon, client: Any) -> None:
     assert by_owner.status_code == 409
     assert by_owner.json()["error"]["code"] == "ledger_unavailable"
     assert daemon.server("system")["state"] == "ready"
-    # The owner is told that reads are missing from the record.
+    # The owner is told that nothing can be recorded.
     assert "full" in daemon.status()["ledger_problem"]

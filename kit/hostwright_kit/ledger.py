@@ -59,6 +59,7 @@ class Ledger:
         self._gate = threading.Lock()
         self._lost: str | None = None
         self._lost_count = 0
+        self._failing: str | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._write_loop, name="ledger", daemon=True)
         self._thread.start()
@@ -94,7 +95,9 @@ class Ledger:
             self.remember_loss(str(error))
 
     def health(self) -> str | None:
-        """Why some reads are missing from the ledger, if any are."""
+        """Why nothing can be written now, or why some reads are missing, if that is so."""
+        if self._failing is not None:
+            return f"the last entry could not be written: {self._failing}"
         if self._lost is None:
             return None
         return f"{self._lost_count} read(s) were not recorded: {self._lost}"
@@ -155,9 +158,11 @@ class Ledger:
         try:
             receipts = self._file.append([job.draft for job in batch])
         except Exception as error:  # noqa: BLE001 - it reaches the callers through their futures
+            self._failing = str(error)
             for job in batch:
                 self._refuse(job, str(error))
             return
+        self._failing = None
         for job, receipt in zip(batch, receipts, strict=True):
             if job.done is not None:
                 job.done.set_result(receipt)
