@@ -20,6 +20,7 @@ from pathlib import Path
 
 from hostwright_kit.clock import utc_now
 from hostwright_kit.config import CHECKPOINT_ENTRIES, CHECKPOINT_SECONDS
+from hostwright_kit.errors import HostError
 from hostwright_kit.ledger_file import CutError, LedgerFile
 from hostwright_kit.signed_note import Checkpoint, Signer
 
@@ -36,13 +37,14 @@ class Checkpoints:
 
     def __init__(
         self,
-        signer: Signer,
+        signer: Callable[[], Signer],
         copies: Sequence[Copy] = (),
         *,
         every_entries: int = CHECKPOINT_ENTRIES,
         every_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
-        self.signer = signer
+        """`signer` is asked for when something is signed: until then no key is needed."""
+        self._signer = signer
         self._copies = copies
         self._every_entries = every_entries
         self._every_seconds = every_seconds
@@ -68,7 +70,7 @@ class Checkpoints:
             return
         try:
             self._sign(file)
-        except (OSError, sqlite3.Error, CutError) as error:
+        except (OSError, sqlite3.Error, CutError, HostError) as error:
             logger.warning("the ledger could not be checkpointed: %s", error)
             self._since = time.monotonic()
         else:
@@ -78,12 +80,13 @@ class Checkpoints:
         tree = file.tree()
         if tree.size <= file.last_checkpoint():
             return  # another process was faster
-        name = self.signer.verifier.name
+        signer = self._signer()
+        name = signer.verifier.name
         moment = utc_now()
         text = Checkpoint(
             origin=name, size=tree.size, root=tree.root(), extensions=(f"time {moment}",)
         ).text()
-        note = self.signer.sign(text)
+        note = signer.sign(text)
         file.add_checkpoint(tree.size, moment, note)
         for copy in self._copies:
             try:

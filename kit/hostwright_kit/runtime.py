@@ -37,7 +37,7 @@ def checkpoints_of(state_dir: Path, rules: LedgerConfig) -> Checkpoints:
     if rules.checkpoint_file is not None:
         copies.append(to_file(rules.checkpoint_file))
     return Checkpoints(
-        host_signer(state_dir),
+        lambda: host_signer(state_dir),
         copies,
         every_entries=rules.checkpoint_entries,
         every_seconds=rules.checkpoint_seconds,

@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 def kept(path: Path, tmp_path: Path, signer: Signer) -> Generator[list[Checkpoint]]:
     """A ledger of 600 entries, and the checkpoints that its owner keeps elsewhere."""
     copies = tmp_path / "elsewhere.txt"
-    checkpoints = Checkpoints(signer, [to_file(copies)], every_entries=SIGNED)
+    checkpoints = Checkpoints(lambda: signer, [to_file(copies)], every_entries=SIGNED)
     ledger = Ledger(path, checkpoints)
     for first in (0, SIGNED):
         waits = [
@@ -121,7 +121,9 @@ def test_a_checkpoint_in_the_file_that_is_not_genuine_is_found(
 
 def test_checkpoints_come_by_number_by_time_and_at_the_end(path: Path, signer: Signer) -> None:
     taken: list[str] = []
-    ledger = Ledger(path, Checkpoints(signer, [taken.append], every_entries=5, every_seconds=0.2))
+    ledger = Ledger(
+        path, Checkpoints(lambda: signer, [taken.append], every_entries=5, every_seconds=0.2)
+    )
 
     def sizes() -> list[int]:
         return [signer.verifier.open_checkpoint(note).size for note in taken]
@@ -143,7 +145,7 @@ def test_a_copy_that_fails_stops_nothing(
     path: Path, signer: Signer, caplog: pytest.LogCaptureFixture
 ) -> None:
     nowhere = to_file(Path("/dev/full"))
-    ledger = Ledger(path, Checkpoints(signer, [nowhere], every_entries=1))
+    ledger = Ledger(path, Checkpoints(lambda: signer, [nowhere], every_entries=1))
     ledger.append(Entry(type="t"))
     ledger.close()
     assert verify(path).checkpoints == 1

@@ -123,7 +123,7 @@ def _newer(file: Path) -> None:
     ("name", "spoil", "told"),
     [
         ("tokens.db", _damaged, "damaged"),
-        ("approvals.db", _newer, "schema 8"),
+        ("approvals.db", _newer, f"schema {len(MIGRATIONS) + 7}"),
         ("ledger.db", Path.mkdir, "cannot be used"),
     ],
     ids=["damaged", "newer", "folder"],

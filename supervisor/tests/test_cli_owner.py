@@ -195,7 +195,7 @@ def test_a_ledger_written_anew_fits_itself_but_not_a_checkpoint_kept_elsewhere(
     kept = world.folder / "elsewhere.txt"
 
     def write(caller: str, *copies: Copy) -> None:
-        ledger = Ledger(world.ledger, Checkpoints(host_signer(world.state), copies))
+        ledger = Ledger(world.ledger, Checkpoints(lambda: host_signer(world.state), copies))
         ledger.append(Entry(type="t", caller=caller))
         ledger.close()
 
