@@ -8,14 +8,18 @@ import sys
 def main() -> None:
     """Run the command line.
 
-    `connect` stands between a client and its first answer, so it is taken before anything heavy
-    is imported.
+    `connect` stands between a client and its first answer, and a start in the background waits for
+    another process, so they are seen to before anything heavy is imported.
     """
     if sys.argv[1:2] == ["connect"]:
         from hostwright.cli.connect import connect_main
 
         connect_main(sys.argv[2:])
         return
+    if sys.argv[1:2] == ["up"]:
+        from hostwright.cli.detaching import begin_early
+
+        begin_early(sys.argv[1:])
     from hostwright.cli.app import run
 
     run()

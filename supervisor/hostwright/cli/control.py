@@ -21,7 +21,8 @@ class Control:
     def __init__(self) -> None:
         self.socket = resolve_paths().runtime_dir / GATEWAY_SOCKET
         self._http = httpx2.Client(
-            transport=httpx2.HTTPTransport(uds=str(self.socket)),
+            # No certificates are loaded for a socket that has none.
+            transport=httpx2.HTTPTransport(uds=str(self.socket), verify=False),
             base_url="http://hostwright",
             timeout=TIMEOUT_SECONDS,
         )

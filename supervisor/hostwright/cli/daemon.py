@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
+from hostwright.cli import detaching
 from hostwright.cli.control import Control
 from hostwright.cli.output import (
     NoDaemonError,
@@ -70,7 +71,8 @@ def up(
 ) -> None:
     """Start the supervisor with every server, and show how they are."""
     # Before the port is found taken: by our own daemon, which is another matter.
-    if (pid := daemon_pid(resolve_paths().ensure().runtime_dir)) is not None:
+    pid = None if detaching.begun() else daemon_pid(resolve_paths().ensure().runtime_dir)
+    if pid is not None:
         raise HostError(
             f"A daemon runs already (pid {pid}).",
             fix="`hostwright status` shows it, `hostwright down` ends it.",
@@ -351,22 +353,8 @@ async def _show_json(daemon: Daemon) -> None:
 
 
 def _up_detached(*, as_json: bool) -> None:
-    paths = resolve_paths()
-    folder = paths.state_dir / "logs"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    log = folder / "daemon.log"
-    offset = log.stat().st_size if log.exists() else 0
-    with log.open("ab") as sink:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "hostwright", "up"],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-            cwd="/",
-            env={**os.environ, "NO_COLOR": "1"},
-        )
-    state = _await_ready(child, log, offset)
+    started = detaching.begin()
+    state = _await_ready(started.process, started.log, started.offset)
     if as_json:
         print_json(state)
     else:

@@ -219,8 +219,8 @@ def verify(
         done(f"{result.entries} entries, unbroken. Head: {result.head}")
         out.print(f"{result.checkpoints} signed checkpoints fit, {len(kept)} of them yours.")
         if not kept:
-            out.print(
-                "Whoever can write the file can write all of it anew: compare with a checkpoint "
+            print_plain(
+                "Whoever can write the file can write all of it anew: compare with a checkpoint\n"
                 "that is out of reach (--against FILE; [ledger] checkpoint_file makes one)."
             )
     if not result.ok:

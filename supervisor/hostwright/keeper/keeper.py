@@ -226,7 +226,10 @@ class Keeper:
         All at once: whoever needs another one waits for it by itself.
         """
         wanted = [one for one in self._servers.values() if one.manifest.enabled]
-        return await asyncio.gather(*(server.act("start") for server in wanted))
+        results = await asyncio.gather(*(server.act("start") for server in wanted))
+        if self.zygote is not None:
+            self.zygote.settled()
+        return results
 
     async def start(self, name: str) -> ActionResult:
         """Start it (a broken or disabled one too), and whatever it requires and nobody runs.
@@ -332,14 +335,16 @@ class Keeper:
         self._asleep = asleep
 
     def _nursery(self, records: Records) -> Nursery | None:
-        """It warms up at once when a server that will be started can be forked."""
+        """It warms up at once for many servers; for a few, once they run."""
         forks = [(one, fork) for one in self._manifests if (fork := fork_for(one)) is not None]
         if not forks or not processes.LINUX:
             return None
         names = [fork.target for one, fork in forks if fork.kind == "entry_point" and one.enabled]
         log = ServerLog(self._state_dir / "logs" / ZYGOTE_LOG, self._redact)
-        nursery = Nursery(records, log, self._environ, names)
-        if any(one.enabled for one, _ in forks):
+        enabled = sum(one.enabled for one, _ in forks)
+        patient = enabled > (os.cpu_count() or 1)
+        nursery = Nursery(records, log, self._environ, names, patient=patient)
+        if patient:
             nursery.wake()
         return nursery
 

@@ -98,13 +98,20 @@ class Nursery:
         names: Sequence[str],
         *,
         ready_seconds: float = READY_SECONDS,
+        patient: bool = True,
     ) -> None:
-        """`names` are the entry points to be loaded before the first fork."""
+        """`names` are the entry points to be loaded before the first fork.
+
+        `patient`: a start waits for a zygote that is not warm. That is worth it when many servers
+        start; a few are executed in the time that warming takes.
+        """
         self._records = records
         self._log = log
         self._environ = environ
         self._names = list(names)
         self._ready_seconds = ready_seconds
+        self._patient = patient
+        self._held = not patient
         self._child: Child | None = None
         self._base: Control | None = None
         self._templates: dict[tuple[str, ...], Control] = {}
@@ -135,6 +142,10 @@ class Nursery:
     async def start(self, what: Launch) -> Forked | str:
         """Start it by fork, or say why that is not possible now."""
         why = self._refusal(what)
+        if why is None and not self._patient and (self._base is None or self._opening is not None):
+            why = "the zygote is not warm yet"
+            if not self._held:
+                self.wake()
         if why is None:
             try:
                 async with asyncio.timeout(self._ready_seconds):
@@ -150,6 +161,12 @@ class Nursery:
                 why = found
         self.plain[what.name] = why
         return why
+
+    def settled(self) -> None:
+        """The first servers run, so that warming up is in nobody's way any more."""
+        if self._held:
+            self._held = False
+            self.wake()
 
     async def rest(self) -> None:
         """End it; the next `start` wakes it again. Its children live on."""
