@@ -108,6 +108,8 @@ class Keeper:
         self._activity = activity
         self._on_all_asleep = on_all_asleep
         self._asleep = False
+        self._going: set[str] = set()
+        """Those that the owner is stopping."""
         self._resting: asyncio.Task[None] | None = None
         self._reconsidering: asyncio.Handle | None = None
         self._reloading = asyncio.Lock()
@@ -250,14 +252,20 @@ class Keeper:
         """End it and everything that came of it; before it, whoever requires it."""
         server = self._server(name)
         dependants = needs.closure([name], self._required_by)
-        for layer in reversed(needs.layers(self._all_manifests())):
-            holds = (
-                self._servers[n].hold(f"needs {name}, which was stopped")
-                for n in layer
-                if n in dependants
-            )
-            await asyncio.gather(*holds)
-        return await server.act("stop")
+        # Until it is stopped it still runs, and those that have let go of it would come back.
+        self._going.add(name)
+        try:
+            for layer in reversed(needs.layers(self._all_manifests())):
+                holds = (
+                    self._servers[n].hold(f"needs {name}, which was stopped")
+                    for n in layer
+                    if n in dependants
+                )
+                await asyncio.gather(*holds)
+            return await server.act("stop")
+        finally:
+            self._going.discard(name)
+            self._changed()
 
     async def restart(self, name: str) -> ActionResult:
         """End it, then start it; closes the breaker. Whoever requires it stays."""
@@ -310,7 +318,10 @@ class Keeper:
     def _blocked(self, manifest: Manifest) -> Block | None:
         if not manifest.requires and not manifest.after:
             return None
-        states = {name: server.state for name, server in self._servers.items()}
+        states = {
+            name: State.STOPPING if name in self._going else server.state
+            for name, server in self._servers.items()
+        }
         return needs.block_of(manifest, self._all_manifests(), states)
 
     def _changed(self) -> None:
