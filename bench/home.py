@@ -49,7 +49,8 @@ def served(name: str, file: str, more: str = "") -> str:
         how = f"fastmcp = {json.dumps(f'{file}:mcp')}"
     else:
         how = f"command = {json.dumps([sys.executable, file, 'stdio'])}"
-    return f'name = "{name}"\n{how}\n{more}\n'
+    # The owner believes what the server says of its tool, so a call of it is a read.
+    return f'name = "{name}"\n{how}\n{more}\n[guard]\ntrust_annotations = true\n'
 
 
 class Home:
@@ -72,6 +73,8 @@ class Home:
             "HOSTWRIGHT_GATEWAY__PORT": "0",
             # The owner accepts in advance: what is measured is the ledger, not a person.
             "HOSTWRIGHT_POLICY__PROFILE": "autonomous",
+            # Reads leave no entry, acts do: what is compared are fronts that keep no record.
+            "HOSTWRIGHT_LEDGER__RECORD_READS": "false",
         }
         self.url = ""
         self.token = ""
