@@ -13,7 +13,7 @@ import ipaddress
 import os
 import socket
 import stat
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -66,14 +66,41 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def unix_listener(path: Path) -> AsyncGenerator[socket.socket]:
-    """A listening unix socket, 0600; one left behind by a dead process is replaced."""
+async def unix_listener(
+    path: Path, *, keep: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[socket.socket]:
+    """A listening unix socket, 0600; one left behind by a dead process is replaced.
+
+    `keep` is asked at the end: whether the path stays, since somebody goes on listening there.
+    """
     listener, inode = _bind_unix(path)
     try:
         yield listener
     finally:
         listener.close()
-        _unlink_if(path, inode)
+        if not keep():
+            _unlink_if(path, inode)
+
+
+@asynccontextmanager
+async def inherited_unix_listener(
+    path: Path, fd: int, *, keep: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[socket.socket]:
+    """The same on a socket that already listens there; bound anew when its path is gone."""
+    try:
+        inode = path.stat().st_ino
+    except FileNotFoundError:
+        os.close(fd)
+        async with unix_listener(path, keep=keep) as listener:
+            yield listener
+        return
+    listener = socket.socket(fileno=fd)
+    try:
+        yield listener
+    finally:
+        listener.close()
+        if not keep():
+            _unlink_if(path, inode)
 
 
 def _bind_unix(path: Path) -> tuple[socket.socket, int]:

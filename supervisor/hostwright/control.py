@@ -18,7 +18,8 @@ from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
 from hostwright.keeper.status import ActionResult
 from hostwright.reloading import Reloader
-from hostwright.status import DaemonStatus
+from hostwright.status import DaemonStatus, Replacement
+from hostwright.succession import GRACE_SECONDS, MAX_GRACE_SECONDS
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Entry, Ledger
 
@@ -38,6 +39,10 @@ class Controlled(Protocol):
 
     def stop(self) -> None:
         """End."""
+        ...
+
+    async def replace(self, grace_seconds: float) -> Replacement:
+        """Make way for a new program in the same process."""
         ...
 
 
@@ -109,6 +114,11 @@ def control_routes(daemon: Controlled, ledger: Ledger) -> Sequence[BaseRoute]:
         result = await by_owner("reload", None, daemon.reloader.reload())
         return JSONResponse(result.model_dump(mode="json"))
 
+    async def reexec(request: Request) -> Response:
+        seconds = _seconds(request.query_params.get("grace_seconds", ""))
+        result = await by_owner("reexec", None, daemon.replace(seconds))
+        return JSONResponse(result.model_dump(mode="json"))
+
     async def shutdown(_: Request) -> Response:
         # Not waited for: with a full disk the owner must still be able to end everything.
         ledger.note(Entry(type="owner.shutdown", caller="owner"))
@@ -120,8 +130,21 @@ def control_routes(daemon: Controlled, ledger: Ledger) -> Sequence[BaseRoute]:
         Route("/control/servers/{name}/logs", _answering(logs)),
         Route("/control/servers/{name}/{action}", _answering(act), methods=["POST"]),
         Route("/control/reload", _answering(reload), methods=["POST"]),
+        Route("/control/reexec", _answering(reexec), methods=["POST"]),
         Route("/control/shutdown", _answering(shutdown), methods=["POST"]),
     ]
+
+
+def _seconds(said: str) -> float:
+    try:
+        seconds = float(said or GRACE_SECONDS)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= MAX_GRACE_SECONDS:
+        raise HostError(
+            f"grace_seconds is from 0 to {MAX_GRACE_SECONDS:g}.", fix="Name such a number."
+        )
+    return seconds
 
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.applications import Starlette
 
@@ -24,15 +24,17 @@ from hostwright.guarded.at_gateway import GatewayGuard
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.reload import Reloaded
 from hostwright.keeper.status import ServerEvent
-from hostwright.listeners import tcp_listener, unix_listeners
+from hostwright.listeners import HandedListeners, tcp_listener, unix_listeners
 from hostwright.manifest import own_manifest
 from hostwright.policing import Policing
 from hostwright.reloading import Reloader, ReloadResult
 from hostwright.secrets_at_start import SecretsAtStart
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
-from hostwright.status import DaemonStatus
+from hostwright.status import DaemonStatus, Replacement
+from hostwright.succession import Estate, ask_successor
 from hostwright.telemetry import TelemetrySettings, open_tracer
+from hostwright_kit.errors import HostError
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, Runtime
 from hostwright_kit.tokens import Tokens
@@ -42,9 +44,26 @@ class Daemon:
     """Composed of its parts here, nowhere else."""
 
     def __init__(
-        self, runtime: Runtime, *, on_event: Callable[[ServerEvent], None] = lambda _: None
+        self,
+        runtime: Runtime,
+        *,
+        on_event: Callable[[ServerEvent], None] = lambda _: None,
+        on_replacing: Callable[[], None] = lambda: None,
+        estate: Estate | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
+        """`on_replacing` is called when the daemon begins to make way for its successor.
+
+        `estate` is what another daemon left to go on with, `environ` what the process began with:
+        from `os.environ` is taken what no server may inherit.
+        """
         self.runtime = runtime
+        self._inherited = estate
+        self._environ = dict(os.environ if environ is None else environ)
+        self.estate: Estate | None = None
+        """Set when `run` returns because a new program is to go on in this process."""
+        self._grace: float | None = None
+        self._on_replacing = on_replacing
         self.settings = runtime.table("gateway", GatewaySettings)
         # A manifest that is wrong must not take the other servers down; it is shown instead.
         # The supervisor's own tools are a server like any other.
@@ -81,6 +100,7 @@ class Daemon:
             prepare=self.servers.prepare,
             secrets=self._secrets,
             on_event=self._record,
+            locks=estate.locks if estate is not None else None,
         )
         self.servers.keeper = self.keeper
         self.reloader.serve(self.keeper, self._reloaded)
@@ -90,6 +110,27 @@ class Daemon:
     def stop(self) -> None:
         """End; `run` returns when everything is gone."""
         self._stop.set()
+
+    async def replace(self, grace_seconds: float) -> Replacement:
+        """Make way for a new program in this process, if that would come up.
+
+        What runs has `grace_seconds` to end; see `succession.py`.
+        """
+        version = await asyncio.to_thread(ask_successor, self.settings, self._environ)
+        if self._stop.is_set():
+            raise HostError(
+                "The daemon ends, or is being replaced already.",
+                fix="`hostwright status` shows what comes of it.",
+                code="ending",
+            )
+        self._grace = grace_seconds
+        self._on_replacing()
+        self._stop.set()
+        return Replacement(pid=os.getpid(), version=version, replaced=self._replaced + 1)
+
+    @property
+    def _replaced(self) -> int:
+        return self._inherited.replaced if self._inherited is not None else 0
 
     def reload(self) -> None:
         """Read the manifests again, in the background."""
@@ -112,6 +153,7 @@ class Daemon:
             pid=os.getpid(),
             version=__version__,
             uptime_seconds=round(time.monotonic() - self._started, 1),
+            replaced=self._replaced,
             url=self.url,
             require_token=self.settings.require_token,
             profile=self.runtime.config.policy.profile,
@@ -126,8 +168,12 @@ class Daemon:
         )
 
     async def run(self) -> None:
-        """Serve until `stop`. Raises `HostError` when it cannot begin; then nothing is left."""
-        settings, paths = self.settings, self.runtime.paths
+        """Serve until `stop` or `replace`.
+
+        Raises `HostError` when it cannot begin; then nothing is left.
+        """
+        settings, paths, before = self.settings, self.runtime.paths, self._inherited
+        sockets = before.listeners if before is not None else None
         probes = probe_routes(self.keeper, self._metrics)
         control = control_routes(self, self.runtime.ledger)
         events = sse.routes(self.events)
@@ -137,7 +183,7 @@ class Daemon:
             if self._tracer is not None:
                 stack.push_async_callback(asyncio.to_thread, self._tracer.close)
             # The port is taken before anything is started: the commonest reason to fail.
-            listener = stack.enter_context(tcp_listener(settings))
+            listener = stack.enter_context(tcp_listener(settings, sockets))
             self._port = listener.getsockname()[1]
             await stack.enter_async_context(self.keeper)
             stack.push_async_callback(self.servers.close)
@@ -146,7 +192,9 @@ class Daemon:
             # Begun before the first client can ask, so that it finds them starting.
             starting = asyncio.create_task(self._start_all())
             stack.callback(starting.cancel)
-            local = await stack.enter_async_context(unix_listeners(paths.runtime_dir))
+            local = await stack.enter_async_context(
+                unix_listeners(paths.runtime_dir, sockets, keep=lambda: self.estate is not None)
+            )
             public = gateway.tcp(
                 self._tokens,
                 Starlette(routes=[*probes, *events]),
@@ -155,11 +203,23 @@ class Daemon:
             )
             private = gateway.local(Starlette(routes=[*probes, *events, *control]))
             fronts = ((public, listener), (private, local.gateway))
-            await stack.enter_async_context(gateway.serving(fronts, local.connect))
+            clients = before.clients if before is not None else None
+            serving = await stack.enter_async_context(
+                gateway.serving(fronts, local.connect, paths.runtime_dir, clients)
+            )
             await stack.enter_async_context(self.reloader.watching())
             self.ready.set()
             await self._stop.wait()
             self.events.close()
+            if self._grace is not None:
+                sockets = HandedListeners(
+                    settings.host,
+                    settings.port,
+                    *(os.dup(one.fileno()) for one in (listener, local.gateway, local.connect)),
+                )
+                handed = await serving.hand_over(self._grace)
+                locks = self.keeper.hand_over()
+                self.estate = Estate(locks, sockets, handed, self._replaced + 1)
 
     async def _metrics(self) -> bytes:
         pending = await asyncio.to_thread(self.runtime.approvals.pending)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, Result]) -> Result:
     """Run until `main` returns."""
     with asyncio.Runner(loop_factory=_factory()) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 def _factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

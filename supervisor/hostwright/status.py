@@ -11,6 +11,8 @@ from hostwright.keeper.status import ServerStatus
 
 GATEWAY_SOCKET = "gateway.sock"
 CONNECT_SOCKET = "connect.sock"
+ESTATE_VARIABLE = "HOSTWRIGHT_ESTATE"
+"""Where a daemon's successor finds what it is left; see `succession.py`."""
 
 
 class DaemonStatus(BaseModel, frozen=True):
@@ -19,6 +21,9 @@ class DaemonStatus(BaseModel, frozen=True):
     pid: int
     version: str
     uptime_seconds: float
+    replaced: int = Field(
+        default=0, description="How often it was replaced without an end (up --reexec)."
+    )
     url: str = Field(description="The gateway's address for HTTP clients.")
     require_token: bool
     profile: str = Field(description="Policy profile.")
@@ -27,3 +32,11 @@ class DaemonStatus(BaseModel, frozen=True):
     ledger_problem: str | None
     problems: list[str] = Field(description="What is wrong with manifests.")
     servers: list[ServerStatus]
+
+
+class Replacement(BaseModel, frozen=True):
+    """A new program is about to go on in the daemon's process."""
+
+    pid: int = Field(description="The same as before.")
+    version: str = Field(description="Of the new program.")
+    replaced: int = Field(description="What the status will say once it is there.")

@@ -5,6 +5,9 @@ Where they are pipes or sockets, stdin and stdout are handed to the daemon (SCM_
 process becomes a shell that waits for the end of the session: it takes next to no memory, and no
 message goes through it. What cannot be handed over (a file, a terminal) is copied.
 
+When the daemon is killed, that shell sees its socket close without a last word. It still has the
+pipes, becomes this program again, and hands them to the next daemon: the client's session goes on.
+
 Without a daemon: `--ensure` starts one; otherwise it becomes the server itself when NAME is one of
 ours (it then runs alone, under the same guard), and says what to do when it is not.
 """
@@ -12,8 +15,10 @@ ours (it then runs alone, under the same guard), and says what to do when it is 
 from __future__ import annotations
 
 import array
+import fcntl
 import json
 import os
+import select
 import selectors
 import socket
 import stat
@@ -22,20 +27,27 @@ import time
 from pathlib import Path
 
 CHUNK_BYTES = 65_536
+# -P: nothing is imported from the client's working folder.
+MODULE = ("-P", "-m", "hostwright")
 ENSURE_SECONDS = 60.0
+RESUME_SECONDS = 60.0
+"""How long the next daemon may take to come, when one was killed."""
 USAGE = """usage: hostwright connect [--ensure] [NAME]
 
 Without NAME all servers are offered in one. --ensure starts the daemon when none runs.
 """
-# Ends with the daemon's side of the socket, which is its stdin. `exec` keeps the pid, so a signal
-# of the client's ends it, and with it the session.
-WAIT = "read -r _; exit 0"
+# A line is the daemon's last word; an end without one means that it was killed. `exec` keeps the
+# pid, so a signal of the client's ends it, and with it the session.
+WAIT = 'read -r _ && exit 0; exec "$@" <&3 >&4 3<&- 4>&-'
 
 
 def connect_main(arguments: list[str]) -> None:
     """Does not return while the client is there."""
-    ensure = "--ensure" in arguments
-    names = [word for word in arguments if word != "--ensure"]
+    words = list(arguments)
+    # Said only by this program to itself.
+    resume = words.pop(1) if words[:1] == ["--resume"] and len(words) > 1 else ""
+    ensure = "--ensure" in words
+    names = [word for word in words if word != "--ensure"]
     if any(word.startswith("-") for word in names) or len(names) > 1:
         sys.stderr.write(USAGE)
         raise SystemExit(0 if {"-h", "--help"} & set(names) else 2)
@@ -43,13 +55,14 @@ def connect_main(arguments: list[str]) -> None:
     connection = _connected()
     if connection is None and ensure:
         connection = _started()
+    elif connection is None and resume:
+        connection = _waited_for()
     if connection is None:
         _run_alone(name)
     elif _can_hand_over():
-        _greet(connection, name, hand_over=True)
-        _wait(connection)
+        _wait(connection, name, _greet(connection, name, resume, hand_over=True), ensure=ensure)
     else:
-        _greet(connection, name, hand_over=False)
+        _greet(connection, name, "", hand_over=False)
         _copy(connection)
 
 
@@ -85,7 +98,7 @@ def _started() -> socket.socket:
     # Slow anyway, so an import more does not matter.
     import subprocess
 
-    command = [sys.executable, "-m", "hostwright", "up", "--detach"]
+    command = [sys.executable, *MODULE, "up", "--detach"]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
@@ -99,6 +112,24 @@ def _started() -> socket.socket:
     return connection
 
 
+def _waited_for() -> socket.socket:
+    """The next daemon, which somebody starts; not for longer than the client is there."""
+    client = select.poll()
+    client.register(0, 0)
+    client.register(1, 0)
+    deadline = time.monotonic() + RESUME_SECONDS
+    while (connection := _connected()) is None:
+        if time.monotonic() > deadline:
+            _fail(
+                f"The daemon was killed, and none came back within {RESUME_SECONDS:g} s.",
+                "Start it (`hostwright up --detach`), then reconnect; `connect --ensure` does so "
+                "by itself.",
+            )
+        if client.poll(50):
+            raise SystemExit(0)
+    return connection
+
+
 def _can_hand_over() -> bool:
     """Whether the daemon's event loop can serve stdin and stdout itself."""
     for fd in (0, 1):
@@ -108,8 +139,10 @@ def _can_hand_over() -> bool:
     return True
 
 
-def _greet(connection: socket.socket, name: str, *, hand_over: bool) -> None:
-    hello = json.dumps({"connect": name}).encode() + b"\n"
+def _greet(connection: socket.socket, name: str, resume: str, *, hand_over: bool) -> str:
+    """Hand over, or begin to copy; under which name the session can be resumed, if it can."""
+    more = {"resume": resume} if resume else {}
+    hello = json.dumps({"connect": name, **more}).encode() + b"\n"
     if hand_over:
         rights = array.array("i", (0, 1))
         connection.sendmsg([hello], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
@@ -121,16 +154,25 @@ def _greet(connection: socket.socket, name: str, *, hand_over: bool) -> None:
             f"The daemon refused the connection: {answer.get('error', 'it hung up')}.",
             "See `hostwright status`.",
         )
+    return str(answer.get("resume", ""))
 
 
-def _wait(connection: socket.socket) -> None:
+def _wait(connection: socket.socket, name: str, resume: str, *, ensure: bool) -> None:
     """Become the smallest process that lives as long as the session."""
-    # Nothing of the client's pipes may stay open here: their end is to be seen when the daemon
-    # closes its side.
-    os.dup2(connection.fileno(), 0)
+    again = [
+        "--resume",
+        resume,
+        *(["--ensure"] if ensure else []),
+        *([] if name == "*" else [name]),
+    ]
+    command = [sys.executable, *MODULE, "connect", *again] if resume else ["false"]
+    # The client's pipes stay open here, out of the way, for the case that the daemon is killed.
+    waited = fcntl.fcntl(connection.fileno(), fcntl.F_DUPFD_CLOEXEC, 10)
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 1)
-    os.execv("/bin/sh", ["sh", "-c", WAIT])  # noqa: S606 - becoming it is the point
+    null = fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, 10)
+    for old, new in ((0, 3), (1, 4), (waited, 0), (null, 1)):
+        os.dup2(old, new)
+    os.execv("/bin/sh", ["sh", "-c", WAIT, "sh", *command])  # noqa: S606 - becoming it is the point
 
 
 def _read_line(connection: socket.socket) -> bytes:
@@ -192,7 +234,7 @@ def _run_alone(name: str) -> None:
             "`hostwright connect system`.",
             code=3,
         )
-    argv = [sys.executable, "-m", "hostwright_kit.run", name]
+    argv = [sys.executable, "-P", "-m", "hostwright_kit.run", name]
     os.execv(sys.executable, argv)  # noqa: S606 - no shell is what we want
 
 

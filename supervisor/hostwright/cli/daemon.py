@@ -1,52 +1,41 @@
-"""Commands around the daemon: up, down, status, start, stop, restart, logs."""
+"""Commands around the daemon: down, status, start, stop, restart, logs."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
-from hostwright.cli import detaching
 from hostwright.cli.control import Control
 from hostwright.cli.output import (
     NoDaemonError,
     cell,
     done,
     duration,
-    err,
     make_table,
     out,
     print_json,
     print_plain,
     size,
-    visible,
 )
 from hostwright.keeper import logs as keeper_logs
 from hostwright.keeper import processes
 from hostwright.keeper.pidfile import daemon_pid
-from hostwright.keeper.status import ServerEvent, ServerStatus
-from hostwright.loop import run
+from hostwright.keeper.status import ServerStatus
 from hostwright.status import DaemonStatus
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import resolve_paths
-from hostwright_kit.runtime import open_runtime
 
 if TYPE_CHECKING:
-    from hostwright.daemon import Daemon
-    from hostwright.notify import Notifier
+    pass
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 
@@ -60,28 +49,8 @@ COLOURS = {"ready": "green", "broken": "red", "failing": "red"} | dict.fromkeys(
 
 def register(app: App) -> None:
     """Add the commands."""
-    for command in (up, down, status, start, stop, restart, reload, logs):
+    for command in (down, status, start, stop, restart, reload, logs):
         app.command(command)
-
-
-def up(
-    *,
-    detach: Annotated[bool, Parameter(negative="", help="Run in the background.")] = False,
-    json: Json = False,
-) -> None:
-    """Start the supervisor with every server, and show how they are."""
-    # Before the port is found taken: by our own daemon, which is another matter.
-    pid = None if detaching.begun() else daemon_pid(resolve_paths().ensure().runtime_dir)
-    if pid is not None:
-        raise HostError(
-            f"A daemon runs already (pid {pid}).",
-            fix="`hostwright status` shows it, `hostwright down` ends it.",
-            code="already_running",
-        )
-    if detach:
-        _up_detached(as_json=json)
-        return
-    run(_up_here(as_json=json))
 
 
 def down(*, json: Json = False) -> None:
@@ -265,133 +234,6 @@ def _trouble(state: DaemonStatus) -> list[Text]:
     return found
 
 
-async def _up_here(*, as_json: bool) -> None:
-    """The daemon in this process, with the live table over it."""
-    from hostwright.daemon import Daemon  # the gateway takes a second to import
-    from hostwright.notify import Notifier
-
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
-    )
-    runtime = open_runtime("hostwright")
-    try:
-        interactive = out.is_terminal and not as_json
-        daemon = Daemon(runtime, on_event=_nothing if interactive else _print_event)
-        loop = asyncio.get_running_loop()
-        notifier = Notifier()
-
-        def stop() -> None:
-            notifier.stopping()
-            daemon.stop()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        # Where there is a terminal it means that the terminal has gone; a service has none.
-        loop.add_signal_handler(signal.SIGHUP, stop if _has_terminal() else daemon.reload)
-        telling = asyncio.create_task(_tell(notifier, daemon))
-        serving = asyncio.create_task(daemon.run())
-        how = _show_json(daemon) if as_json else _show(daemon, live=interactive)
-        showing = asyncio.create_task(how)
-        try:
-            await serving
-        except BaseExceptionGroup as group:
-            # Task groups wrap what went wrong; it is one thing all the same.
-            raise _first_error(group) from group
-        finally:
-            showing.cancel()
-            telling.cancel()
-            await asyncio.wait([showing, telling])
-    finally:
-        await runtime.close()
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
-def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    expected = group.subgroup(HostError)
-    while expected is not None:
-        first = expected.exceptions[0]
-        if not isinstance(first, BaseExceptionGroup):
-            return first
-        expected = cast("BaseExceptionGroup[BaseException]", first)
-    return group
-
-
-async def _tell(notifier: Notifier, daemon: Daemon) -> None:
-    """Whoever started us (systemd) hears when the listeners are open, and that we live."""
-    await daemon.ready.wait()
-    notifier.ready(f"serving {daemon.url}")
-    await notifier.keep_alive()
-
-
-async def _show(daemon: Daemon, *, live: bool) -> None:
-    await daemon.ready.wait()
-    if live:
-        out.print(connect_lines(daemon.url), soft_wrap=True)
-        out.print("\nCtrl-C ends the supervisor and its servers.\n")
-        with Live(console=out, auto_refresh=False) as view:
-            while True:
-                view.update(render(await daemon.status()), refresh=True)
-                await asyncio.sleep(REFRESH_SECONDS)
-    # Not a terminal: one line per event, as a log wants it; the table once all have settled.
-    await daemon.settled.wait()
-    out.print(render(await daemon.status()))
-    out.print(connect_lines(daemon.url), soft_wrap=True)
-
-
-async def _show_json(daemon: Daemon) -> None:
-    await daemon.settled.wait()
-    print_json(await daemon.status())
-    sys.stdout.flush()
-
-
-def _up_detached(*, as_json: bool) -> None:
-    started = detaching.begin()
-    state = _await_ready(started.process, started.log, started.offset)
-    if as_json:
-        print_json(state)
-    else:
-        out.print(render(state))
-        out.print(connect_lines(state.url), soft_wrap=True)
-
-
-def _await_ready(child: subprocess.Popen[bytes], log: Path, offset: int) -> DaemonStatus:
-    """Wait until every server has answered or failed once."""
-    control = Control()
-    deadline = time.monotonic() + START_SECONDS
-    state: DaemonStatus | None = None
-    while time.monotonic() < deadline:
-        if child.poll() is not None:
-            text = log.read_bytes()[offset:].decode(errors="replace").strip()
-            raise HostError(
-                f"The supervisor did not start:\n{text[-4000:]}",
-                fix=f"Correct what it says above; its log is {log}.",
-                code="not_started",
-            )
-        try:
-            state = control.status()
-        except NoDaemonError:
-            time.sleep(0.05)
-            continue
-        if all(one.state not in ("stopped", "starting") for one in state.servers):
-            return state
-        time.sleep(0.05)
-    if state is not None:
-        return state
-    raise HostError(
-        f"The supervisor did not answer within {START_SECONDS:.0f} s.",
-        fix=f"Its log is {log}.",
-        code="not_started",
-    )
-
-
 def _act(name: str, action: str, *, as_json: bool) -> None:
     result = Control().post(f"/control/servers/{name}/{action}")
     if as_json:
@@ -407,13 +249,3 @@ def _act(name: str, action: str, *, as_json: bool) -> None:
 async def _follow(lines: AsyncIterator[str]) -> None:
     async for line in lines:
         print_plain(line)
-
-
-def _nothing(_: ServerEvent) -> None:
-    return None
-
-
-def _print_event(event: ServerEvent) -> None:
-    reason: Any = getattr(event, "reason", None)
-    line = f"{event.at:%Y-%m-%dT%H:%M:%S} {event.type} {event.name} {reason or ''}".rstrip()
-    err.print(escape(visible(line)), soft_wrap=True)

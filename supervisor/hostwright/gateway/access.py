@@ -22,7 +22,7 @@ from hostwright_kit.tokens import Tokens
 from hostwright_kit.vouching import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
-    from hostwright.gateway.http_front import Head
+    from hostwright.gateway.http_head import Head
 
 MAX_REMEMBERED = 1_000
 

@@ -15,7 +15,8 @@ from hostwright_kit.vouching import TOKEN_SCOPE
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope
 
-    from hostwright.gateway.http_front import Head, HttpConnection
+    from hostwright.gateway.http_connection import HttpConnection
+    from hostwright.gateway.http_head import Head
 
 logger = logging.getLogger(__name__)
 

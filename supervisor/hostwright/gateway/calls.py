@@ -79,7 +79,9 @@ class Call:
             if (tracer := self.behind.tracer) is not None:
                 self._span = tracing.begin(tracer, self.request, self.owned)
                 self._params = tracing.told(self._params, self._span)
-        if self._is_guarded():
+        if self.request.interrupted is not None and not self._may_begin_again():
+            self._run(self._tell_lost())
+        elif self._is_guarded():
             self._run(self._guarded())
         else:
             self._go()
@@ -173,6 +175,14 @@ class Call:
         hints = self.owned.entry.get("annotations")
         said = cast("Mapping[str, Any]", hints) if isinstance(hints, dict) else {}
         return said.get("readOnlyHint") is True or said.get("idempotentHint") is True
+
+    def _may_begin_again(self) -> bool:
+        """Whether what a daemon that is gone had begun does no harm a second time."""
+        interrupted = self.request.interrupted
+        if interrupted is None:
+            return True
+        self.since = interrupted.since
+        return interrupted.whole and self._may_repeat()
 
     async def _tell_lost(self) -> None:
         raise await self.lost()

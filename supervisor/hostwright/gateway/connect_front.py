@@ -3,6 +3,10 @@
 The first line says which endpoint. With it may come two descriptors (SCM_RIGHTS, unix(7)): the
 client's own pipes, which the daemon then serves itself, while the process that the client started
 only waits for the end. Without descriptors the socket carries the messages.
+
+A session outlives a daemon that is killed: that process still has the pipes, sees that the socket
+closed without a last word, and hands them to the next daemon under the name that it was given. A
+daemon that is replaced hands them over itself (`hand_over`, `take_back`).
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,6 +30,7 @@ import msgspec
 from hostwright.gateway import codec
 from hostwright.gateway.asker import Origin
 from hostwright.gateway.edge import Edge
+from hostwright.gateway.journal import FOLDER, Head, Journal, Left
 from hostwright.gateway.line_front import LineClient
 from hostwright.gateway.view import View, Views
 
@@ -33,6 +39,11 @@ logger = logging.getLogger(__name__)
 HELLO_SECONDS = 10.0
 MAX_HELLO_BYTES = 65_536
 MAX_FDS = 2
+FORGET_SECONDS = 900.0
+"""How long what another daemon left waits for its client."""
+LOOK_SECONDS = 0.005
+BYE = b"bye\n"
+"""The last word of a session that ended in order."""
 
 
 class Hello(msgspec.Struct, forbid_unknown_fields=True):
@@ -41,33 +52,134 @@ class Hello(msgspec.Struct, forbid_unknown_fields=True):
     connect: str
     """A server's name, or * for all of them."""
     query: str = ""
+    resume: str = ""
+    """The name of a session that another daemon served."""
+
+
+class HandedLine(msgspec.Struct):
+    """One client on its way from one daemon to the next: descriptors, and its journal's name."""
+
+    journal: str
+    source: int
+    sink: int | None
+    """None: `source` is a socket for both ways."""
+    control: int | None
+    """The socket of the process that waits for the end, where there is one."""
+
+
+class _Open:
+    """What one client is served on."""
+
+    def __init__(self, control: socket.socket | None, source: int, sink: int | None) -> None:
+        self.control = control
+        self.source = source
+        self.sink = sink
+        self.name = ""
 
 
 class ConnectSocket:
     """Accepts connections and serves them until it is left."""
 
-    def __init__(self, edge: Edge, views: Views) -> None:
+    def __init__(self, edge: Edge, views: Views, runtime_dir: Path) -> None:
         self._edge = edge
         self._views = views
+        self._folder = runtime_dir / FOLDER
         self._loop = asyncio.get_running_loop()
-        self._clients: set[LineClient] = set()
+        self._clients: dict[LineClient, _Open] = {}
+        self._accepting: asyncio.Task[None] | None = None
         self._greeting: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def listen(self, listener: socket.socket) -> AsyncGenerator[None]:
         """Accept on `listener` until left; then end what is connected."""
         listener.setblocking(False)
-        accepting = asyncio.create_task(self._accept(listener))
+        self._accepting = asyncio.create_task(self._accept(listener))
+        forgetting = self._loop.call_later(FORGET_SECONDS, self._forget, self._left_behind())
         try:
             yield
         finally:
-            for task in (accepting, *self._greeting):
+            forgetting.cancel()
+            for task in (self._accepting, *self._greeting):
                 task.cancel()
-            await asyncio.gather(accepting, *self._greeting, return_exceptions=True)
+            await asyncio.gather(self._accepting, *self._greeting, return_exceptions=True)
             for client in list(self._clients):
                 client.close()
             # Their last words leave in the next turn of the loop.
             await asyncio.sleep(0)
+
+    # -- from one daemon to the next -------------------------------------------------------------
+
+    async def hand_over(self, deadline: float) -> list[HandedLine]:
+        """Begin nothing new, let what runs end until `deadline` (of the loop's clock), then stop.
+
+        The descriptors are copies: they stay open, and outlive an execve(2) if they may.
+        """
+        if self._accepting is not None:
+            self._accepting.cancel()
+        for client in self._clients:
+            client.hold()
+        while self._greeting or not all(client.quiet for client in self._clients):
+            if self._loop.time() >= deadline:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+        handed: list[HandedLine] = []
+        for client, on in list(self._clients.items()):
+            name = client.leave()
+            if name is None:
+                client.close()
+                continue
+            del self._clients[client]
+            control = None if on.control is None else os.dup(on.control.fileno())
+            sink = None if on.sink is None else os.dup(on.sink)
+            handed.append(HandedLine(name, os.dup(on.source), sink, control))
+        return handed
+
+    async def take_back(self, handed: Sequence[HandedLine]) -> None:
+        """Serve those on whom another daemon left off."""
+        for one in handed:
+            fds = [one.source] if one.sink is None else [one.source, one.sink]
+            control = None if one.control is None else socket.socket(fileno=one.control)
+            try:
+                await self._resume(one.journal, control, fds, by=None)
+            except (OSError, ValueError) as error:
+                logger.warning("a client could not be taken over: %s", error)
+                if control is not None:
+                    control.close()
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    async def _resume(
+        self, name: str, control: socket.socket | None, fds: list[int], *, by: int | None
+    ) -> None:
+        """`by`: the uid of the process that asks for it; None where a daemon handed it over."""
+        if any(on.name == name for on in self._clients.values()):
+            raise ValueError("that session is being served")
+        found = Journal.open(self._folder, name)
+        if found is None:
+            raise ValueError("that session is not known any more")
+        journal, left = found
+        head = left.head
+        view = self._views.resolve(head.connect, None, head.query)
+        if view is None or by not in (None, head.uid):
+            journal.leave()
+            raise ValueError(f"that session of {head.connect!r} cannot be gone on with")
+        await self._start(control, view, fds, journal, head, left=left, greet=by is not None)
+
+    def _left_behind(self) -> list[Path]:
+        taken = {on.name for on in self._clients.values()}
+        with contextlib.suppress(FileNotFoundError):
+            return [one for one in self._folder.iterdir() if one.name not in taken]
+        return []
+
+    def _forget(self, left_behind: Sequence[Path]) -> None:
+        """Nobody came for these."""
+        taken = {on.name for on in self._clients.values()}
+        for path in left_behind:
+            if path.name not in taken:
+                path.unlink(missing_ok=True)
+
+    # -- one connection --------------------------------------------------------------------------
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -113,7 +225,26 @@ class ConnectSocket:
         if fds and len(fds) != MAX_FDS:
             _refuse(connection, "stdin and stdout are two descriptors")
             return
-        await self._start(connection, view, Origin("stdio", uid), fds, rest)
+        if hello.resume:
+            try:
+                await self._resume(hello.resume, connection, fds, by=uid)
+            except ValueError as error:
+                _refuse(connection, str(error))
+            return
+        head = Head(hello.connect, uid, hello.query)
+        journal = self._journal(head)
+        if fds:
+            await self._start(connection, view, fds, journal, head)
+            return
+        connection.send(_welcome(None))
+        await self._start(None, view, [connection.detach()], journal, head, data=rest)
+
+    def _journal(self, head: Head) -> Journal | None:
+        try:
+            return Journal.create(self._folder, head)
+        except OSError as error:
+            logger.warning("a client cannot outlive this daemon: %s", error)
+            return None
 
     async def _hello(self, connection: socket.socket, fds: list[int]) -> tuple[bytes, bytes]:
         """The first line, what came after it, and the descriptors that came along."""
@@ -134,46 +265,54 @@ class ConnectSocket:
 
     async def _start(
         self,
-        connection: socket.socket,
+        control: socket.socket | None,
         view: View,
-        origin: Origin,
         fds: list[int],
-        rest: bytes,
+        journal: Journal | None,
+        head: Head,
+        *,
+        left: Left | None = None,
+        greet: bool = True,
+        data: bytes = b"",
     ) -> None:
-        def ended() -> None:
-            self._clients.discard(client)
-            if fds_taken:
-                # Without them the connection belongs to its transport, which ends it itself.
-                with contextlib.suppress(OSError):
-                    self._loop.remove_reader(connection)
-                connection.close()
+        """Serve a client on its descriptors; `control` is where its process waits for the end."""
 
-        fds_taken = bool(fds)
-        client = LineClient(self._edge, view, origin, ended)
-        self._clients.add(client)
+        def ended() -> None:
+            self._clients.pop(client, None)
+            if control is not None:
+                self._loop.remove_reader(control)
+                with contextlib.suppress(OSError):
+                    control.send(BYE)
+                control.close()
+
+        origin = Origin("stdio", head.uid)
+        client = LineClient(self._edge, view, origin, ended, journal, head, left)
+        both = len(fds) == 1 or _same_socket(*fds)
+        on = self._clients[client] = _Open(control, fds[0], None if both else fds[1])
+        on.name = journal.name if journal is not None else ""
         try:
-            if not fds:
-                connection.send(b'{"connected":true}\n')
-                await self._loop.connect_accepted_socket(lambda: client, connection)
-            else:
-                await self._take_over(client, fds)
-                connection.send(b'{"connected":true}\n')
+            await self._take_over(client, fds, both=both)
+            if control is not None:
+                control.setblocking(False)
+                if greet:
+                    control.send(_welcome(journal))
                 # It says nothing more; when it ends, so does the session.
-                self._loop.add_reader(connection, client.close)
+                self._loop.add_reader(control, client.close)
         except BaseException:
             client.close()
             raise
-        if rest:
-            client.data_received(rest)
+        if data:
+            client.data_received(data)
 
-    async def _take_over(self, client: LineClient, fds: list[int]) -> None:
-        """Serve the client on its own descriptors."""
+    async def _take_over(self, client: LineClient, fds: list[int], *, both: bool) -> None:
+        """Read and write on the client's own descriptors."""
         for fd in fds:
             os.set_blocking(fd, False)
-        if _same_socket(*fds):
-            both = socket.socket(fileno=fds.pop(0))
-            os.close(fds.pop())
-            await self._loop.connect_accepted_socket(lambda: client, both)
+        if both:
+            stream = socket.socket(fileno=fds.pop(0))
+            while fds:
+                os.close(fds.pop())
+            await self._loop.connect_accepted_socket(lambda: client, stream)
             return
         source, sink = os.fdopen(fds[0], "rb", buffering=0), os.fdopen(fds[1], "wb", buffering=0)
         fds.clear()
@@ -219,6 +358,11 @@ def _peer_uid(connection: Any) -> int:
         return struct.unpack("3i", packed)[1]
     # LOCAL_PEERCRED (macOS, BSD): struct xucred { version, uid, … }.
     return struct.unpack("2I", connection.getsockopt(0, 1, 8))[1]
+
+
+def _welcome(journal: Journal | None) -> bytes:
+    more = {} if journal is None else {"resume": journal.name}
+    return codec.encode({"connected": True, **more}) + b"\n"
 
 
 def _refuse(connection: socket.socket, why: str) -> None:

@@ -7,7 +7,7 @@ the view's encoded lists or passed to the server that owns the name.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from msgspec import Raw
 
@@ -19,7 +19,7 @@ from hostwright.gateway.catalog import Kind, Owned
 from hostwright.gateway.codec import ABSENT, INVALID_PARAMS, Message, RpcError
 from hostwright.gateway.envelope import meta_of, open_envelope, params_of, progress_token
 from hostwright.gateway.listening import Listening
-from hostwright.gateway.request import Outlet, Request
+from hostwright.gateway.request import Interrupted, Outlet, Request
 from hostwright.gateway.resources import Resources
 from hostwright.gateway.results import tool_error
 from hostwright.gateway.session import Session
@@ -81,6 +81,7 @@ class Edge:
         *,
         headers: Mapping[str, str] | None = None,
         begin: Callable[[Request], bool] = lambda _: True,
+        interrupted: Interrupted | None = None,
     ) -> Request:
         """Work on a request that stands alone; raises `RpcError` when it is wrong in itself."""
         method = codec.text(message.method) or ""
@@ -96,12 +97,20 @@ class Edge:
             view=view,
             outlet=outlet,
             progress=envelope.progress,
+            interrupted=interrupted,
         )
         if begin(request):
             _handled(handle, request)
         return request
 
-    def serve_legacy(self, message: Message, outlet: Outlet, session: Session) -> Request:
+    def serve_legacy(
+        self,
+        message: Message,
+        outlet: Outlet,
+        session: Session,
+        *,
+        interrupted: Interrupted | None = None,
+    ) -> Request:
         """Work on a request of a session; raises `RpcError` when it is wrong in itself."""
         method = codec.text(message.method) or ""
         handle = self._legacy.get(method)
@@ -124,6 +133,7 @@ class Edge:
             outlet=outlet,
             session=session,
             progress=progress_token(meta),
+            interrupted=interrupted,
         )
         if session.begin(request):
             _handled(handle, request)
@@ -139,6 +149,18 @@ class Edge:
         """A session says that it is ready (`notifications/initialized`)."""
         session.initialized = True
         self.listening.join(session)
+
+    def watch_again(self, session: Session, uris: Iterable[str]) -> None:
+        """Watch for a session what it watched before this daemon was there."""
+
+        async def later() -> None:
+            await self._behind.met(session.view.select(), FIND_SECONDS)
+            for uri in uris:
+                await self.resources.watch_for(session, uri)
+
+        task = asyncio.ensure_future(later())
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
 
     def close(self, session: Session) -> None:
         """A session ended."""
@@ -268,8 +290,15 @@ class Edge:
     # -- what is kept here -----------------------------------------------------------------------
 
     def _listen(self, request: Request) -> None:
-        listener = self.listening.listen(request)
-        self.resources.watch(listener)
+        def listen() -> None:
+            listener = self.listening.listen(request)
+            self.resources.watch(listener)
+
+        if request.interrupted is None:
+            listen()
+        else:
+            # It was acknowledged by another daemon; here it must be known first who has what.
+            self._once_met(request, FIND_SECONDS, listen)
 
     def _set_level(self, request: Request) -> None:
         # Handshake-era clients set a level first thing. Servers log to their own stderr here, so
@@ -279,7 +308,12 @@ class Edge:
         request.succeed(b"{}")
 
     def _subscribe(self, request: Request) -> None:
-        self._run(request, self.resources.subscribe(request, _wanted(request, "uri")))
+        uri = _wanted(request, "uri")
+
+        def subscribe() -> None:
+            self._run(request, self.resources.subscribe(request, uri))
+
+        self._once_met(request, FIND_SECONDS, subscribe)
 
     def _unsubscribe(self, request: Request) -> None:
         self._run(request, self.resources.unsubscribe(request, _wanted(request, "uri")))

@@ -9,15 +9,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Raw
 
 from hostwright.gateway.access import SocketAccess, TcpAccess
 from hostwright.gateway.behind import Behind
 from hostwright.gateway.catalog import Kind
-from hostwright.gateway.connect_front import ConnectSocket
+from hostwright.gateway.connect_front import ConnectSocket, HandedLine
 from hostwright.gateway.edge import Edge
 from hostwright.gateway.http_front import HttpFront
 from hostwright.gateway.http_sessions import HttpSessions
+from hostwright.gateway.line_front import LineClient
 from hostwright.gateway.listening import Listening
 from hostwright.gateway.resources import Resources
 from hostwright.gateway.view import ALL, View, Views
@@ -29,6 +31,39 @@ if TYPE_CHECKING:
 
 
 KINDS: tuple[Kind, ...] = ("tools", "resources", "prompts")
+
+
+class Handed(msgspec.Struct):
+    """Clients on their way from one daemon to the next."""
+
+    http: list[list[int]]
+    """Descriptors of connections, by front."""
+    lines: list[HandedLine]
+
+
+class Serving:
+    """All the fronts of one daemon while they are open."""
+
+    def __init__(
+        self, fronts: Sequence[HttpFront], lines: ConnectSocket, listening: Listening
+    ) -> None:
+        self.servers: list[asyncio.Server] = []
+        self._fronts = fronts
+        self._lines = lines
+        self._listening = listening
+
+    async def hand_over(self, seconds: float) -> Handed:
+        """Accept nobody any more; give what runs so much time; what can go on is handed over.
+
+        Who connects meanwhile waits in the listeners, of which the caller has copies.
+        """
+        for server in self.servers:
+            server.close()
+        deadline = asyncio.get_running_loop().time() + seconds
+        self._listening.end(lambda request: not isinstance(request.outlet, LineClient))
+        http = asyncio.gather(*(front.hand_over(deadline) for front in self._fronts))
+        lines = await self._lines.hand_over(deadline)
+        return Handed(await http, lines)
 
 
 class Gateway:
@@ -94,19 +129,31 @@ class Gateway:
         self,
         fronts: Sequence[tuple[HttpFront, socket.socket]],
         connect: socket.socket,
-    ) -> AsyncGenerator[None]:
-        """Accept clients until left; then end what they have open, gently and bounded."""
+        runtime_dir: Path,
+        handed: Handed | None = None,
+    ) -> AsyncGenerator[Serving]:
+        """Accept clients until left; then end what they have open, gently and bounded.
+
+        `handed` are clients whom another daemon served until now.
+        """
         loop = asyncio.get_running_loop()
+        lines = ConnectSocket(self.edge, self.views, runtime_dir)
+        serving = Serving([front for front, _ in fronts], lines, self.listening)
         async with AsyncExitStack() as stack:
             stack.callback(self.sessions.close)
             for front, listener in fronts:
                 unix = listener.family == socket.AF_UNIX
                 create = loop.create_unix_server if unix else loop.create_server
                 server = await create(front.connection, sock=listener)
+                serving.servers.append(server)
                 stack.callback(server.close)
-            await stack.enter_async_context(ConnectSocket(self.edge, self.views).listen(connect))
+            if handed is not None:
+                for (front, _), descriptors in zip(fronts, handed.http, strict=True):
+                    await front.take_back(descriptors)
+                await lines.take_back(handed.lines)
+            await stack.enter_async_context(lines.listen(connect))
             try:
-                yield
+                yield serving
             finally:
                 self.listening.end()
                 await asyncio.gather(*(front.end() for front, _ in fronts))

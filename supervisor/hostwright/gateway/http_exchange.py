@@ -21,12 +21,14 @@ from hostwright.gateway.envelope import (
     unsupported,
 )
 from hostwright.gateway.http_sessions import HttpSession
+from hostwright.gateway.link import CONNECTION_CLOSED
 from hostwright.gateway.request import Request
 from hostwright.gateway.session import Session, open_session
 from hostwright.gateway.view import View
 
 if TYPE_CHECKING:
-    from hostwright.gateway.http_front import Head, HttpConnection
+    from hostwright.gateway.http_connection import HttpConnection
+    from hostwright.gateway.http_head import Head
 
 PING_SECONDS = 15.0
 REQUEST_CANCELLED = -32800
@@ -40,7 +42,13 @@ EVENTS = (
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
+CUT_OFF = RpcError(
+    CONNECTION_CLOSED,
+    "The supervisor ends, and this request was cut off. Whether an act took effect: receipt_list "
+    "says so, once it is there again.",
+)
 STATUS = {
+    CONNECTION_CLOSED: 503,
     codec.PARSE_ERROR: 400,
     codec.INVALID_REQUEST: 400,
     codec.INVALID_PARAMS: 400,
@@ -296,8 +304,12 @@ class Exchange:
         """The daemon or the session ends."""
         if self._over:
             return
-        if self._request is not None and self._request.open:
-            self._request.cancel()
+        request = self._request
+        if request is not None and request.open:
+            request.cancel()
+            if request.method != "subscriptions/listen":
+                self.respond(request, codec.failure(request.id, CUT_OFF), CUT_OFF.code)
+                return
         if self._is_stream:
             self._finish()
         else:

@@ -5,6 +5,9 @@ answer too slow, and open with `initialize` on the same pipe; so a discovery dec
 
 A client that does not read its answers is not read from either, and loses its connection when too
 much waits for it: it costs the others nothing.
+
+What must outlive this process stands in the client's journal (`journal.py`): before a request is
+worked on, until its answer is in the kernel's hands. The next daemon goes on from there.
 """
 
 from __future__ import annotations
@@ -13,13 +16,17 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from msgspec import Raw
+
 from hostwright.gateway import codec
 from hostwright.gateway.asker import Origin
 from hostwright.gateway.codec import ABSENT, BadMessageError, Message, RpcError
 from hostwright.gateway.edge import Edge
 from hostwright.gateway.envelope import is_enveloped, params_of, unsupported
+from hostwright.gateway.journal import Asked, Head, Journal, Left
+from hostwright.gateway.line_notes import Notes
 from hostwright.gateway.lines import Lines, TooLong
-from hostwright.gateway.request import Request
+from hostwright.gateway.request import Interrupted, Request
 from hostwright.gateway.session import MAX_OPEN_REQUESTS, Session, open_session
 from hostwright.gateway.view import View
 from hostwright_kit.vouching import MAX_MESSAGE_BYTES
@@ -27,12 +34,24 @@ from hostwright_kit.vouching import MAX_MESSAGE_BYTES
 MAX_UNREAD_BYTES = 4 * MAX_MESSAGE_BYTES
 FINISH_SECONDS = 2.0
 """How long answers may still come after the client closed its side."""
+MAX_HELD_BYTES = MAX_MESSAGE_BYTES
+SUBSCRIBING = ("resources/subscribe", "resources/unsubscribe")
 
 
 class LineClient(asyncio.Protocol):
     """One client on a connection of its own."""
 
-    def __init__(self, edge: Edge, view: View, origin: Origin, ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        view: View,
+        origin: Origin,
+        ended: Callable[[], None],
+        journal: Journal | None,
+        head: Head,
+        left: Left | None = None,
+    ) -> None:
+        """`left` is what another daemon left of this client; it is gone on with."""
         self._edge = edge
         self._view = view
         self._origin = origin
@@ -48,6 +67,11 @@ class LineClient(asyncio.Protocol):
         self._modern = False
         self._session: Session | None = None
         self._requests: dict[str | int | None, Request] = {}
+        self._notes = Notes(journal, head, self._unsent)
+        self._left = left
+        self._interrupted: Interrupted | None = None
+        self._held: list[bytes] | None = None
+        """While the daemon is being replaced: what is left for the next one."""
 
     # -- the connection --------------------------------------------------------------------------
 
@@ -56,6 +80,9 @@ class LineClient(asyncio.Protocol):
         self._read = cast("asyncio.ReadTransport", transport)
         if self._write is None:
             self._write = cast("asyncio.WriteTransport", transport)
+        if self._left is not None:
+            left, self._left = self._left, None
+            self._restore(left)
 
     def writing(self) -> asyncio.BaseProtocol:
         """The protocol of a second pipe, to write to. Made before the first one is read."""
@@ -67,8 +94,12 @@ class LineClient(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Requests, in whole lines or parts of them."""
-        for line in self._lines.feed(data):
+        lines = self._lines.feed(data)
+        self._notes.read(data, lines)
+        for line in lines:
             self._take(line)
+        if lines:
+            self._notes.worked(self._unworked)
 
     def eof_received(self) -> bool:
         """The client closed its side; answers to what it asked still go out."""
@@ -119,6 +150,7 @@ class LineClient(asyncio.Protocol):
         if self._session is not None:
             self._edge.close(self._session)
         self._flush()
+        self._notes.end()
         for transport in {self._read, self._write} - {None}:
             cast("asyncio.Transport", transport).close()
         if self._write is not None and self._write.get_write_buffer_size():
@@ -142,11 +174,17 @@ class LineClient(asyncio.Protocol):
                 self._session.answered(message)
         elif message.id is ABSENT:
             self._notified(message)
+        elif self._held is not None:
+            self._hold_back(self._held, line)
         else:
-            try:
-                self._asked(message)
-            except RpcError as error:
-                self._send(codec.failure(bytes(message.id), error))
+            self._notes.asked(message, line)
+            self._work_on(message)
+
+    def _work_on(self, message: Message) -> None:
+        try:
+            self._asked(message)
+        except RpcError as error:
+            self._answer(message.id, codec.failure(bytes(message.id), error))
 
     def _notified(self, message: Message) -> None:
         method = codec.text(message.method)
@@ -156,20 +194,31 @@ class LineClient(asyncio.Protocol):
             key = codec.request_id(params_of(message).get("requestId", ABSENT))
             if (request := self._requests.pop(key, None)) is not None:
                 request.cancel()
+            self._notes.forget(key)
         elif method == "notifications/initialized" and self._session is not None:
             self._edge.open(self._session)
+            self._notes.save(initialized=True)
 
     def _asked(self, message: Message) -> None:
         method = codec.text(message.method)
         if method == "initialize":
             self._initialize(message)
         elif self._session is not None:
-            self._edge.serve_legacy(message, self, self._session)
+            self._edge.serve_legacy(message, self, self._session, interrupted=self._interrupted)
         elif self._modern or is_enveloped(message):
-            self._modern = self._modern or method != "server/discover"
-            self._edge.serve_modern(message, self, self._view, self._origin, begin=self._begin)
+            if not self._modern and method != "server/discover":
+                self._modern = True
+                self._notes.save(modern=True)
+            self._edge.serve_modern(
+                message,
+                self,
+                self._view,
+                self._origin,
+                begin=self._begin,
+                interrupted=self._interrupted,
+            )
         elif method == "ping":
-            self._send(codec.answer(bytes(message.id), b"{}"))
+            self._answer(message.id, codec.answer(bytes(message.id), b"{}"))
         else:
             raise self._edge.before_initialize(method or "")
 
@@ -181,7 +230,9 @@ class LineClient(asyncio.Protocol):
         if self._session is not None:
             self._edge.close(self._session)
         self._session = session
-        self._send(codec.answer(bytes(message.id), self._view.initialize[session.version]))
+        self._notes.save(initialize=message.params, initialized=False, subscribed=())
+        line = codec.answer(bytes(message.id), self._view.initialize[session.version])
+        self._answer(message.id, line)
 
     def _begin(self, request: Request) -> bool:
         if len(self._requests) >= MAX_OPEN_REQUESTS:
@@ -203,7 +254,9 @@ class LineClient(asyncio.Protocol):
         del code
         if self._requests.get(request.key) is request:
             del self._requests[request.key]
-        self._send(line)
+        if request.method in SUBSCRIBING and self._session is not None:
+            self._notes.save(subscribed=tuple(sorted(self._session.subscribed)))
+        self._answer(Raw(request.id), line)
         if self._leaving and not self._running():
             self.close()
 
@@ -226,6 +279,10 @@ class LineClient(asyncio.Protocol):
     def _say(self, line: bytes) -> None:
         self._send(line)
 
+    def _answer(self, request: Raw, line: bytes) -> None:
+        self._notes.answered(codec.request_id(request))
+        self._send(line)
+
     def _send(self, line: bytes) -> None:
         # What is said within one turn of the loop leaves in one piece.
         if not self._out:
@@ -237,10 +294,107 @@ class LineClient(asyncio.Protocol):
         write: Any = self._write
         if not data or write is None or write.is_closing():
             return
+        self._notes.writing(len(data))
         write.write(data)
         if write.get_write_buffer_size() > MAX_UNREAD_BYTES:
             write.abort()
             self.close()
+
+    def _unsent(self) -> int:
+        waiting = 0 if self._write is None else self._write.get_write_buffer_size()
+        return waiting + len(self._out)
+
+    # -- from one daemon to the next -------------------------------------------------------------
+
+    def _restore(self, left: Left) -> None:
+        """Go on where another daemon was; nothing was read yet.
+
+        Requests that it did not answer are worked on again where that does no harm, and else get
+        an answer that says what is known of them.
+        """
+        head = left.head
+        self._modern = head.modern
+        if head.initialize is not None:
+            params = codec.fields(head.initialize)
+            session = self._session = open_session(self._view, self._origin, params, self._say)
+            if head.initialized:
+                self._edge.open(session)
+            if head.subscribed:
+                self._edge.watch_again(session, head.subscribed)
+        if left.half_out:
+            # Ends the half of a line that may be out; after a whole one it is a blank line.
+            self._send(b"")
+        known = {self._again(one) for one in left.asked}
+        for line in self._lines.feed(left.rest):
+            if isinstance(line, TooLong) or _asks(line) not in known:
+                self._take(line)
+        self._notes.worked(self._unworked)
+
+    def _again(self, asked: Asked) -> str | int | None:
+        message = codec.parse(asked.line)
+        self._interrupted = Interrupted(asked.since, asked.whole)
+        try:
+            if self._session is not None and codec.text(message.method) == "initialize":
+                # Done, and perhaps more since; only the answer may not have come.
+                line = self._view.initialize[self._session.version]
+                self._answer(message.id, codec.answer(bytes(message.id), line))
+            else:
+                self._work_on(message)
+        finally:
+            self._interrupted = None
+        return codec.request_id(message.id)
+
+    def hold(self) -> None:
+        """Begin no further request: the next daemon will. Those that run go on."""
+        if self._held is None:
+            self._held = []
+
+    def _hold_back(self, held: list[bytes], line: bytes) -> None:
+        held.append(line)
+        if sum(map(len, held)) > MAX_HELD_BYTES and self._read is not None:
+            self._read.pause_reading()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing runs that ends by itself, and everything that was said has left."""
+        running = [*self._requests.values()]
+        if self._session is not None:
+            running += self._session.requests.values()
+        endless = all(one.method == "subscriptions/listen" for one in running)
+        return endless and not self._unsent() and self._notes.settled
+
+    def leave(self) -> str | None:
+        """Stop here without ending the session; under which name the next daemon finds it.
+
+        None: it cannot be gone on with. What still runs is cancelled, and stays unanswered.
+        """
+        if self._closed or self._leaving:
+            return None
+        name = self._notes.leave(self._unworked())
+        if name is None:
+            return None
+        self._closed = True
+        if self._read is not None and not self._read.is_closing():
+            self._read.pause_reading()
+        for request in list(self._requests.values()):
+            request.cancel()
+        if self._session is not None:
+            self._edge.close(self._session)
+        return name
+
+    def _unworked(self) -> bytes:
+        held = b"".join(line + b"\n" for line in self._held or ())
+        return held + self._lines.rest
+
+
+def _asks(line: bytes) -> str | int | None:
+    """The id of a request; None for everything else."""
+    try:
+        message = codec.parse(line)
+    except BadMessageError:
+        return None
+    asks = message.method is not ABSENT and message.id is not ABSENT
+    return codec.request_id(message.id) if asks else None
 
 
 class _Writing(asyncio.BaseProtocol):

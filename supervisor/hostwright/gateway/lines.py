@@ -58,6 +58,11 @@ class Lines:
         line = self._taken()
         return line if isinstance(line, TooLong) or line.strip() else None
 
+    @property
+    def rest(self) -> bytes:
+        """The same, while more is to come."""
+        return b"".join(self._parts)
+
     def _keep(self, part: bytes) -> None:
         self._parts.append(part)
         self._size += len(part)

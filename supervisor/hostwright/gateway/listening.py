@@ -6,7 +6,7 @@ the handshake era was promised `notifications/*/list_changed` in the answer to `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from hostwright.gateway import codec
@@ -107,11 +107,12 @@ class Listening:
                 if id(session.view) in seen_in:
                     session.say(line)
 
-    def end(self) -> None:
-        """The daemon ends: every stream is told."""
+    def end(self, which: Callable[[Request], bool] = lambda _: True) -> None:
+        """The daemon ends: these streams are told."""
         for listener in self.listeners():
-            listener.end()
-        self._listeners.clear()
+            if which(listener.request):
+                self._forget(listener.request)
+                listener.end()
 
 
 def _is_filter(wanted: Mapping[str, Any]) -> bool:

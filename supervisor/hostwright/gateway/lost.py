@@ -2,7 +2,7 @@
 
 A server of ours writes its intent into the ledger before it acts, on disk, and its outcome after:
 so the ledger says whether the act was begun, and whether it was finished. Of anybody else's server
-only that the call was sent is known.
+only that the call was sent is known. So it is of a call that was running when the supervisor ended.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ async def explain(call: Call, *, ours: bool, ledger: Path) -> HostError:
     """The error that the client gets."""
     server, tool = call.owned.server, call.owned.name
     what = f"The server {server} ended while {tool} was running"
+    if interrupted := call.request.interrupted is not None:
+        what = f"The supervisor ended while {tool} of {server} was running"
     if not ours:
         return HostError(
             f"{what}. The call was sent; whether it took effect is not known.",
@@ -29,7 +31,9 @@ async def explain(call: Call, *, ours: bool, ledger: Path) -> HostError:
             code="server_ended",
         )
     try:
-        begun = await asyncio.to_thread(_begun, call, ledger)
+        # A server may have finished what a supervisor that ended did not pass on.
+        outcome = None if interrupted else "unrecorded"
+        begun = await asyncio.to_thread(_begun, call, ledger, outcome)
     except HostError as error:
         return HostError(
             f"{what}, and the ledger cannot be read ({error.message}).",
@@ -43,6 +47,13 @@ async def explain(call: Call, *, ours: bool, ledger: Path) -> HostError:
             code="server_ended",
         )
     names = ", ".join(receipt.id for receipt in begun[:3])
+    ended = [receipt for receipt in begun if receipt.outcome != "unrecorded"]
+    if ended:
+        return HostError(
+            f"{what}. On record since then: {', '.join(_told(one) for one in ended[:3])}.",
+            fix="It may be that act: look at receipt_list before repeating it.",
+            code="server_ended",
+        )
     return HostError(
         f"{what}. An intent is on record without an outcome ({names}): it may have taken effect.",
         fix="Look at the state that it changes, and at receipt_list, before repeating it.",
@@ -50,15 +61,19 @@ async def explain(call: Call, *, ours: bool, ledger: Path) -> HostError:
     )
 
 
-def _begun(call: Call, ledger: Path) -> list[ReceiptEntry]:
-    """Acts of this caller with this tool that began since the call was made and did not end."""
+def _told(receipt: ReceiptEntry) -> str:
+    return f"{receipt.id} ({receipt.outcome})"
+
+
+def _begun(call: Call, ledger: Path, outcome: str | None) -> list[ReceiptEntry]:
+    """Acts of this caller with this tool that began since the call was made."""
     # A second early, because the ledger's times are cut off.
     since = datetime.fromtimestamp(call.since - 1, UTC).isoformat()
     wanted = EventFilter(
         server=call.owned.server,
         tool=call.owned.name,
         caller=call.request.asker.name,
-        outcome="unrecorded",
+        outcome=outcome,
         since=since,
     )
     return list_receipts(ledger, wanted, limit=LOOK_BACK).receipts

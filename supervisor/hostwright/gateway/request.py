@@ -8,7 +8,7 @@ what comes after a cancellation or a disconnect finds it closed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Raw
 
@@ -17,6 +17,14 @@ from hostwright.gateway.asker import Asker
 from hostwright.gateway.codec import Fields, RpcError
 from hostwright.gateway.session import Session
 from hostwright.gateway.view import View
+
+
+class Interrupted(NamedTuple):
+    """That a request was begun by a daemon that is gone."""
+
+    since: float
+    whole: bool
+    """Whether everything that it said is known."""
 
 
 class Outlet(Protocol):
@@ -52,8 +60,8 @@ class Request:
     """A request that is being worked on."""
 
     __slots__ = (
-        *("asker", "id", "key", "method", "on_cancel", "open", "outlet", "params", "progress"),
-        *("session", "view"),
+        *("asker", "id", "interrupted", "key", "method", "on_cancel", "open", "outlet", "params"),
+        *("progress", "session", "view"),
     )
 
     def __init__(
@@ -67,8 +75,10 @@ class Request:
         outlet: Outlet,
         session: Session | None = None,
         progress: bytes | None = None,
+        interrupted: Interrupted | None = None,
     ) -> None:
         """`session` is that of a client of the handshake era; `progress` its token, encoded."""
+        self.interrupted = interrupted
         self.id = message_id
         self.key = codec.request_id(Raw(message_id))
         self.method = method

@@ -120,6 +120,18 @@ class Resources:
             session.subscribed.add(uri)
             request.succeed(b"{}")
 
+    async def watch_for(self, session: Session, uri: str) -> None:
+        """The same once more for a session that another daemon served, as far as it can be."""
+        able = [one for one in _places(session.view, uri) if self._can_watch(one[0])]
+        if not able:
+            return
+        try:
+            await self._watch(able[0], session, uri)
+        except (RpcError, HostError) as error:
+            logger.info("a subscription was not renewed: %s", error)
+        else:
+            session.subscribed.add(uri)
+
     async def unsubscribe(self, request: Request, uri: str) -> None:
         """`resources/unsubscribe` of a session."""
         if (session := request.session) is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ class Session:
         self.subscribed: set[str] = set()
         """Resources, by the names that the client knows them by."""
         self._asked: dict[int, asyncio.Future[Raw]] = {}
-        self._numbers = itertools.count(1)
+        # Not from one: the client may still answer what another daemon asked it in this session.
+        self._numbers = itertools.count((secrets.randbelow(1 << 30) << 20) + 1)
 
     def begin(self, request: Request) -> bool:
         """Note a request; False, and it is refused, when too many run already."""

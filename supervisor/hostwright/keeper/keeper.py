@@ -94,6 +94,7 @@ class Keeper:
         canary: AskCanary | None = None,
         activity: Callable[[str], Activity] = _nothing_known,
         on_all_asleep: Callable[[], None] = _nobody,
+        locks: Sequence[int] | None = None,
     ) -> None:
         """`probe` asks a server for a sign of life and raises when there is none.
 
@@ -101,7 +102,8 @@ class Keeper:
         its context ends, right after the process was started. `canary` makes a manifest's call.
         `activity` tells how busy a server is. `on_all_asleep` is called when the last process has
         ended and at least one server hibernates.
-        `secrets` opens what a manifest names in the vault, anew at each start.
+        `secrets` opens what a manifest names in the vault, anew at each start. `locks` are
+        descriptors that hold the daemon's lock already (`hand_over` of an earlier program).
         """
         self._manifests = manifests
         self._canary = canary
@@ -124,7 +126,8 @@ class Keeper:
         self._secrets = secrets
         self._environ = dict(os.environ if environ is None else environ)
         self._dice = dice or random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._lock = DaemonLock(runtime_dir, state_dir)
+        self._lock = DaemonLock(runtime_dir, state_dir, locks)
+        self._handed_over = False
         self._servers: dict[str, Server] = {}
         self._looking: asyncio.Task[None] | None = None
         self._look_now = asyncio.Event()
@@ -195,7 +198,15 @@ class Keeper:
                 self._reconsidering.cancel()
             for server in self._servers.values():
                 await asyncio.to_thread(server.log.close)
-            self._lock.release()
+            if self._handed_over:
+                self._lock.leave()
+            else:
+                self._lock.release()
+
+    def hand_over(self) -> list[int]:
+        """Descriptors that hold the lock; from here on `close` does not give it up."""
+        self._handed_over = True
+        return self._lock.copies()
 
     async def __aenter__(self) -> Keeper:
         await self.open()

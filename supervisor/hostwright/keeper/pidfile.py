@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -27,13 +28,21 @@ _log = logging.getLogger(__name__)
 class DaemonLock:
     """Held from before the first server starts until after the last one is gone."""
 
-    def __init__(self, runtime_dir: Path, state_dir: Path) -> None:
+    def __init__(
+        self, runtime_dir: Path, state_dir: Path, inherited: Sequence[int] | None = None
+    ) -> None:
+        """`inherited`: the descriptors that hold it already, from before an execve(2)."""
         self._pid_file = runtime_dir / PID_FILE
         self._files = (self._pid_file, state_dir / LOCK_FILE)
+        self._inherited = inherited
         self._handles: list[int] = []
 
     def acquire(self) -> None:
         """Lock, or refuse with the pid of the daemon that runs. Blocks for half a second."""
+        if self._inherited is not None:
+            # The lock belongs to the open file, which was never closed; the pid is the same.
+            self._handles = list(self._inherited)
+            return
         try:
             for path in self._files:
                 self._handles.append(self._lock(path))
@@ -42,6 +51,15 @@ class DaemonLock:
             raise
         self._note_stale()
         self._write(f"{os.getpid()}\n")
+
+    def copies(self) -> list[int]:
+        """Further descriptors of the locked files: they keep the lock when this one is left."""
+        return [os.dup(handle) for handle in self._handles]
+
+    def leave(self) -> None:
+        """Close without giving it up: whoever has the copies holds it."""
+        while self._handles:
+            os.close(self._handles.pop())
 
     def release(self) -> None:
         """Give it up; the emptied file stays, so that no two locks can be on two files."""
