@@ -190,6 +190,7 @@ class Daemon:
             gateway = self._gateway = Gateway(self.servers, paths.state_dir, self._policing)
             self.servers.watches = gateway
             # Begun before the first client can ask, so that it finds them starting.
+            self.keeper.begin_all()
             starting = asyncio.create_task(self._start_all())
             stack.callback(starting.cancel)
             local = await stack.enter_async_context(

@@ -45,7 +45,9 @@ def connect_main(arguments: list[str]) -> None:
     """Does not return while the client is there."""
     words = list(arguments)
     # Said only by this program to itself.
-    resume = words.pop(1) if words[:1] == ["--resume"] and len(words) > 1 else ""
+    resume = ""
+    if words[:1] == ["--resume"] and len(words) > 1:
+        resume, words = words[1], words[2:]
     ensure = "--ensure" in words
     names = [word for word in words if word != "--ensure"]
     if any(word.startswith("-") for word in names) or len(names) > 1:

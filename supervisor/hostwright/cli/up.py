@@ -273,8 +273,10 @@ def _successor(wanted: Replacement) -> DaemonStatus | None:
     """How the new daemon is, once it and its servers have settled."""
     try:
         state = Control().status()
-    except NoDaemonError:
-        return None
+    except HostError as error:
+        if error.code in ("no_daemon", "daemon_silent"):
+            return None
+        raise
     going = any(one.state in ("stopped", "starting") for one in state.servers)
     return None if state.replaced < wanted.replaced or going else state
 

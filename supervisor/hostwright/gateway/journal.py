@@ -52,7 +52,7 @@ class Head(msgspec.Struct, forbid_unknown_fields=True):
     uid: int
     query: str = ""
     modern: bool = False
-    initialize: Raw | None = None
+    initialize: Raw = Raw(codec.NULL)
     """The params of its `initialize`, if it is of the handshake era."""
     initialized: bool = False
     subscribed: tuple[str, ...] = ()

@@ -314,7 +314,7 @@ class LineClient(asyncio.Protocol):
         """
         head = left.head
         self._modern = head.modern
-        if head.initialize is not None:
+        if codec.first(head.initialize) == b"{":
             params = codec.fields(head.initialize)
             session = self._session = open_session(self._view, self._origin, params, self._say)
             if head.initialized:

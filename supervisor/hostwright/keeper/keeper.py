@@ -233,6 +233,12 @@ class Keeper:
         """What of it can be talked to now: a process, a remote address, or nothing."""
         return self._server(name).usable
 
+    def begin_all(self) -> None:
+        """Begin to start every enabled server: from here on, who asks for one waits for it."""
+        for server in self._servers.values():
+            if server.manifest.enabled:
+                server.begin("start")
+
     async def start_all(self) -> list[ActionResult]:
         """Start every enabled server; returns when each has answered or failed once.
 
