@@ -347,7 +347,7 @@ def test_systemd_hears_of_it(
 def test_what_a_client_listens_to_goes_on(bare_home: Installation, era: Era) -> None:
     command = json.dumps([sys.executable, SUBSCRIBING])
     bare_home.manifest("counted", f'command = {command}\nera = "legacy"')
-    uri = "counter://one"
+    uri = "counter://a"
     with bare_home.up() as daemon, daemon.wire("counted") as wire, daemon.wire("counted") as other:
         if era == "legacy":
             said = {"protocolVersion": "2025-11-25", "capabilities": {}}

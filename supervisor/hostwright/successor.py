@@ -37,8 +37,8 @@ def main() -> None:
 
 
 def _words(finding: Finding) -> str:
-    where = f"{finding.place}: " if finding.path is not None else f"{finding.what}: "
-    return f"{where}{finding.message} {finding.fix}".strip()
+    where = f"{finding.place}: " if finding.path is not None else ""
+    return f"{where}{finding.what}: {finding.message} {finding.fix}".strip()
 
 
 def _address(paths: Paths, host: str, port: int) -> list[str]:

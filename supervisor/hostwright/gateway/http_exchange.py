@@ -23,7 +23,7 @@ from hostwright.gateway.envelope import (
 from hostwright.gateway.http_sessions import HttpSession
 from hostwright.gateway.link import CONNECTION_CLOSED
 from hostwright.gateway.request import Request
-from hostwright.gateway.session import Session, open_session
+from hostwright.gateway.session import SUBSCRIBING, Session, open_session
 from hostwright.gateway.view import View
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Exchange:
         self._head = head
         self._request: Request | None = None
         self._held: HttpSession | None = None
+        self._posted_to: HttpSession | None = None
         self._session_name = ""
         self._is_stream = False
         self._over = False
@@ -167,6 +168,7 @@ class Exchange:
         if held is None:
             return
         session = held.session
+        self._posted_to = held
         # As its token's rules are now.
         session.view = view
         if message.method is ABSENT:
@@ -202,7 +204,7 @@ class Exchange:
 
     def _initialize(self, message: Message, view: View) -> None:
         params = params_of(message)
-        name, held = self._front.sessions.new(self._head.endpoint or "")
+        name, held = self._front.sessions.new(self._head.endpoint or "", self._shown)
         try:
             session = open_session(view, self._head.origin, params, held.say)
         except RpcError as error:
@@ -220,12 +222,18 @@ class Exchange:
         if name is None:
             self._refuse(400, "Bad Request: Missing session ID")
             return None
-        held = self._front.sessions.find(name, self._head.endpoint or "", self._head.origin)
+        head = self._head
+        held = self._front.sessions.find(name, head.endpoint or "", head.origin, self._shown)
         if held is None:
             self._refuse(404, "Session not found")
             return None
         self._session_name = name
         return held
+
+    @property
+    def _shown(self) -> str:
+        """How the client says who it is."""
+        return self._head.named.get("authorization", "")
 
     def _get(self) -> None:
         if not _accepted(self._head.named.get("accept", ""))[1]:
@@ -250,6 +258,8 @@ class Exchange:
 
     def respond(self, request: Request, line: bytes, code: int | None) -> None:
         """The answer to the request."""
+        if self._posted_to is not None and request.method in SUBSCRIBING:
+            self._front.sessions.subscribed(self._posted_to)
         if self._over:
             return
         if self._is_stream:

@@ -2,12 +2,14 @@
 
 What `initialize` said is on disk before the session's id is answered, so a daemon that is started
 anew carries on with the ids that its clients still have. Ids are kept as SHA-256: the file is not
-worth stealing. A session serves only the token that opened it.
+worth stealing. A session serves only the token that opened it: that very token, not a later one of
+the same name.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import time
 from collections import deque
@@ -44,15 +46,21 @@ MIGRATIONS = (
         opened REAL NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE sessions ADD COLUMN holder TEXT NOT NULL DEFAULT '';
+    ALTER TABLE sessions ADD COLUMN subscribed TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 
 
 class HttpSession:
     """One session and the streams on which it hears what belongs to no request."""
 
-    def __init__(self, key: str, endpoint: str) -> None:
+    def __init__(self, key: str, endpoint: str, holder: str) -> None:
+        """`holder` stands for the token that opened it."""
         self.key = key
         self.endpoint = endpoint
+        self.holder = holder
         self.used = time.monotonic()
         self._streams: list[Exchange] = []
         self._unheard: deque[bytes] = deque(maxlen=MAX_UNHEARD)
@@ -101,10 +109,10 @@ class HttpSessions:
         self._db.execute("DELETE FROM sessions WHERE opened < ?", (time.time() - KEEP_SECONDS,))
         self._open: dict[str, HttpSession] = {}
 
-    def new(self, endpoint: str) -> tuple[str, HttpSession]:
-        """An id and the place of a session to come."""
+    def new(self, endpoint: str, shown: str) -> tuple[str, HttpSession]:
+        """An id and the place of a session to come; `shown` is how its client says who it is."""
         name = secrets.token_hex(16)
-        return name, HttpSession(_sha256(name), endpoint)
+        return name, HttpSession(_sha256(name), endpoint, _holder(name, shown))
 
     def add(self, held: HttpSession, query: str) -> None:
         """It was opened: note it."""
@@ -112,20 +120,30 @@ class HttpSessions:
         origin = client.origin
         with naming_the_cause(self._path):
             self._db.execute(
-                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '[]')",
                 (
                     *(held.key, held.endpoint, query, origin.transport, origin.uid, origin.token),
                     *(client.client, client.version, client.capabilities, session.version),
-                    time.time(),
+                    *(time.time(), held.holder),
                 ),
             )
         self._remember(held)
 
-    def find(self, name: str, endpoint: str, origin: Origin) -> HttpSession | None:
+    def subscribed(self, held: HttpSession) -> None:
+        """What it watches changed."""
+        uris = json.dumps(sorted(held.session.subscribed))
+        with naming_the_cause(self._path):
+            self._db.execute(
+                "UPDATE sessions SET subscribed = ? WHERE id_sha256 = ?", (uris, held.key)
+            )
+
+    def find(self, name: str, endpoint: str, origin: Origin, shown: str) -> HttpSession | None:
         """The session of that id, if it is of this endpoint and whoever asks opened it."""
         key = _sha256(name)
         held = self._open.get(key) or self._restored(key)
         if held is None or held.endpoint != endpoint or held.session.client.origin != origin:
+            return None
+        if held.holder != _holder(name, shown):
             return None
         held.used = time.monotonic()
         return held
@@ -150,11 +168,13 @@ class HttpSessions:
         view = self._views.resolve(row["endpoint"], row["token"], row["query"])
         if view is None:
             return None
-        held = HttpSession(key, row["endpoint"])
+        held = HttpSession(key, row["endpoint"], row["holder"])
         origin = Origin(row["transport"], row["uid"], row["token"])
         client = Asker(origin, row["client"], row["client_version"], bytes(row["capabilities"]))
         held.session = Session(view, client, row["revision"], held.say)
         self._edge.open(held.session)
+        if uris := json.loads(row["subscribed"]):
+            self._edge.watch_again(held.session, uris)
         self._remember(held)
         return held
 
@@ -172,6 +192,11 @@ class HttpSessions:
         self._open.pop(held.key, None)
         held.close()
         self._edge.close(held.session)
+
+
+def _holder(name: str, shown: str) -> str:
+    """Tells nothing of the token: it is salted with the session's id, which is not kept."""
+    return _sha256(f"{name} {shown}")
 
 
 def _sha256(name: str) -> str:

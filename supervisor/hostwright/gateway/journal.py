@@ -30,7 +30,7 @@ import msgspec
 from msgspec import Raw
 
 from hostwright.gateway import codec
-from hostwright.gateway.codec import Message
+from hostwright.gateway.codec import ABSENT, Message
 
 FOLDER = "lines"
 MAGIC = b"hwlines1"
@@ -268,3 +268,13 @@ def _outline(message: Message) -> bytes:
         found = codec.encode(kept)
     # An id may be as long as its client likes; of that one nothing can be said.
     return found if len(found) <= SLOT_BYTES - SLOT.size else b""
+
+
+def asks(line: bytes) -> str | int | None:
+    """The id of a request; None for everything else."""
+    try:
+        message = codec.parse(line)
+    except codec.BadMessageError:
+        return None
+    is_request = message.method is not ABSENT and message.id is not ABSENT
+    return codec.request_id(message.id) if is_request else None

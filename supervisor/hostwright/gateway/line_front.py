@@ -23,11 +23,11 @@ from hostwright.gateway.asker import Origin
 from hostwright.gateway.codec import ABSENT, BadMessageError, Message, RpcError
 from hostwright.gateway.edge import Edge
 from hostwright.gateway.envelope import is_enveloped, params_of, unsupported
-from hostwright.gateway.journal import Asked, Head, Journal, Left
+from hostwright.gateway.journal import Asked, Head, Journal, Left, asks
 from hostwright.gateway.line_notes import Notes
 from hostwright.gateway.lines import Lines, TooLong
 from hostwright.gateway.request import Interrupted, Request
-from hostwright.gateway.session import MAX_OPEN_REQUESTS, Session, open_session
+from hostwright.gateway.session import MAX_OPEN_REQUESTS, SUBSCRIBING, Session, open_session
 from hostwright.gateway.view import View
 from hostwright_kit.vouching import MAX_MESSAGE_BYTES
 
@@ -35,7 +35,6 @@ MAX_UNREAD_BYTES = 4 * MAX_MESSAGE_BYTES
 FINISH_SECONDS = 2.0
 """How long answers may still come after the client closed its side."""
 MAX_HELD_BYTES = MAX_MESSAGE_BYTES
-SUBSCRIBING = ("resources/subscribe", "resources/unsubscribe")
 
 
 class LineClient(asyncio.Protocol):
@@ -326,7 +325,7 @@ class LineClient(asyncio.Protocol):
             self._send(b"")
         known = {self._again(one) for one in left.asked}
         for line in self._lines.feed(left.rest):
-            if isinstance(line, TooLong) or _asks(line) not in known:
+            if isinstance(line, TooLong) or asks(line) not in known:
                 self._take(line)
         self._notes.worked(self._unworked)
 
@@ -385,16 +384,6 @@ class LineClient(asyncio.Protocol):
     def _unworked(self) -> bytes:
         held = b"".join(line + b"\n" for line in self._held or ())
         return held + self._lines.rest
-
-
-def _asks(line: bytes) -> str | int | None:
-    """The id of a request; None for everything else."""
-    try:
-        message = codec.parse(line)
-    except BadMessageError:
-        return None
-    asks = message.method is not ABSENT and message.id is not ABSENT
-    return codec.request_id(message.id) if asks else None
 
 
 class _Writing(asyncio.BaseProtocol):

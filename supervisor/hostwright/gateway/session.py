@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hostwright.gateway.request import Request
 
 MAX_OPEN_REQUESTS = 1_000
+SUBSCRIBING = ("resources/subscribe", "resources/unsubscribe")
+"""What changes `Session.subscribed`."""
 Say = Callable[[bytes], None]
 
 
