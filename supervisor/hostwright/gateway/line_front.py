@@ -225,7 +225,7 @@ class LineClient(asyncio.Protocol):
         params = params_of(message)
         if self._modern:
             raise unsupported(codec.text(params.get("protocolVersion")) or "")
-        session = open_session(self._view, self._origin, params, self._say)
+        session = open_session(self._view, self._origin, params, self._send)
         if self._session is not None:
             self._edge.close(self._session)
         self._session = session
@@ -275,9 +275,6 @@ class LineClient(asyncio.Protocol):
         del request
         self._send(line)
 
-    def _say(self, line: bytes) -> None:
-        self._send(line)
-
     def _answer(self, request: Raw, line: bytes) -> None:
         self._notes.answered(codec.request_id(request))
         self._send(line)
@@ -315,7 +312,7 @@ class LineClient(asyncio.Protocol):
         self._modern = head.modern
         if codec.first(head.initialize) == b"{":
             params = codec.fields(head.initialize)
-            session = self._session = open_session(self._view, self._origin, params, self._say)
+            session = self._session = open_session(self._view, self._origin, params, self._send)
             if head.initialized:
                 self._edge.open(session)
             if head.subscribed:
