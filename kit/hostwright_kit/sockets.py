@@ -87,9 +87,8 @@ async def inherited_unix_listener(
     path: Path, fd: int, *, keep: Callable[[], bool] = lambda: False
 ) -> AsyncGenerator[socket.socket]:
     """The same on a socket that already listens there; bound anew when its path is gone."""
-    try:
-        inode = path.stat().st_ino
-    except FileNotFoundError:
+    inode = _inode(path)
+    if inode is None:
         os.close(fd)
         async with unix_listener(path, keep=keep) as listener:
             yield listener
@@ -135,6 +134,13 @@ def _starting_in(folder: Path) -> Generator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _unlink_if(path: Path, inode: int) -> None:

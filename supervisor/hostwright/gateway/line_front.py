@@ -32,8 +32,7 @@ from hostwright.gateway.view import View
 from hostwright_kit.vouching import MAX_MESSAGE_BYTES
 
 MAX_UNREAD_BYTES = 4 * MAX_MESSAGE_BYTES
-FINISH_SECONDS = 2.0
-"""How long answers may still come after the client closed its side."""
+FINISH_SECONDS = 2.0  # for answers, after the client closed its side
 MAX_HELD_BYTES = MAX_MESSAGE_BYTES
 
 
@@ -364,9 +363,8 @@ class LineClient(asyncio.Protocol):
 
         None: it cannot be gone on with. What still runs is cancelled, and stays unanswered.
         """
-        if self._closed or self._leaving:
-            return None
-        name = self._notes.leave(self._unworked())
+        gone = self._closed or self._leaving
+        name = None if gone else self._notes.leave(self._unworked())
         if name is None:
             return None
         self._closed = True
