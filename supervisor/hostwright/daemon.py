@@ -108,7 +108,8 @@ class Daemon:
         self._pin = OperatorPin(runtime.paths.state_dir)
 
     def stop(self) -> None:
-        """End; `run` returns when everything is gone."""
+        """End; `run` returns when everything is gone. No successor comes, if one was to."""
+        self._grace = None
         self._stop.set()
 
     async def replace(self, grace_seconds: float) -> Replacement:
@@ -127,6 +128,10 @@ class Daemon:
         self._on_replacing()
         self._stop.set()
         return Replacement(pid=os.getpid(), version=version, replaced=self._replaced + 1)
+
+    def _has_successor(self) -> bool:
+        """Unless somebody said meanwhile that all is to end."""
+        return self._grace is not None
 
     @property
     def _replaced(self) -> int:
@@ -219,8 +224,9 @@ class Daemon:
                     *(os.dup(one.fileno()) for one in (listener, local.gateway, local.connect)),
                 )
                 handed = await serving.hand_over(self._grace)
-                locks = self.keeper.hand_over()
-                self.estate = Estate(locks, sockets, handed, self._replaced + 1)
+                if self._has_successor():
+                    locks = self.keeper.hand_over()
+                    self.estate = Estate(locks, sockets, handed, self._replaced + 1)
 
     async def _metrics(self) -> bytes:
         pending = await asyncio.to_thread(self.runtime.approvals.pending)

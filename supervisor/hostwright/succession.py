@@ -108,7 +108,15 @@ def succeed(estate: Estate, environ: Mapping[str, str]) -> NoReturn:
         # A reload that is asked for before the successor listens to signals must not end it.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         command = [sys.executable, *sys.orig_argv[1:]]
-        os.execve(sys.executable, command, {**environ, ESTATE_VARIABLE: str(file.fileno())})  # noqa: S606
+        given = {**environ, ESTATE_VARIABLE: str(file.fileno())}
+        try:
+            os.execve(sys.executable, command, given)  # noqa: S606 - becoming it is the point
+        except OSError as error:
+            raise HostError(
+                f"{sys.executable} cannot be executed: {error.strerror}. This daemon has ended.",
+                fix="Install it again, then `hostwright up`.",
+                code="not_replaced",
+            ) from error
 
 
 def inherited() -> Estate | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
@@ -105,6 +105,16 @@ def test_a_long_line_gives_back_what_it_took(tmp_path: Path) -> None:
     assert journal.path.stat().st_size <= REST_AT[1] + 2
 
 
+def test_what_is_answered_is_not_kept(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, Head("demo", 0))
+    note(journal, asked(1, arguments={"password": "hunter2"}))
+    journal.read(b'{"password":"hunter3"}')
+    assert b"hunter2" in journal.path.read_bytes()
+    journal.answered([1])
+    journal.rest(b"")
+    assert b"hunter" not in journal.path.read_bytes()
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("asked"), st.integers(0, 8), st.integers(0, 6_000)),
@@ -117,6 +127,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(STEPS)
 def test_at_every_moment_the_file_says_what_was_said(steps: list[tuple[Any, ...]]) -> None:
     folder = Path(tempfile.mkdtemp())

@@ -11,7 +11,8 @@ there. No disk is waited for: pipes do not outlive a loss of power either.
     256 KiB one page per open request: time, length, whether it is whole, the line
     8 MiB   the rest (bytes that were read and are not worked on yet); 32 MiB the other one
 
-A write within one page is not torn by a signal, so a slot is there or it is not.
+A write within one page is not torn by a signal, so a slot is there or it is not. What is done with
+is overwritten: arguments may hold secrets, and the file, 0600, goes with its client.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ BIG_REST_BYTES = 65_536
 STATE = struct.Struct("=BBBxI")
 SLOT = struct.Struct("=dIB")
 LENGTH = struct.Struct("=I")
-NOTHING = bytes(SLOT.size)
+NOTHING = bytes(SLOT_BYTES)
 
 
 class Head(msgspec.Struct, forbid_unknown_fields=True):
@@ -177,10 +178,12 @@ class Journal:
         """Everything is worked on but this."""
         if not left and not self._length:
             return
+        before, done = REST_AT[self._area], self._length
         self._area, self._length = 1 - self._area, len(left)
         if left:
             self._write(REST_AT[self._area], left)
         self._state()
+        self._write(before, bytes(done))
         if self._was_big and self._area == 0:
             self._was_big = self._length > BIG_REST_BYTES
             self._cut(REST_AT[0] + self._length)
