@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -41,21 +42,29 @@ def replaced(daemon: Daemon) -> int:
     return int(daemon.status()["replaced"])
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("era", ERAS)
-async def test_a_client_keeps_its_session(bare_home: Installation, way: Way, era: Era) -> None:
+async def test_clients_of_every_kind_keep_their_sessions(bare_home: Installation) -> None:
     bare_home.third_party("demo")
     key = bare_home.token("staying")
     with bare_home.up() as daemon:
-        async with daemon.client(way, era, token=key, server="demo") as client:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(daemon.client(way, era, token=key, server="demo"))
+                for way in WAYS
+                for era in ERAS
+            ]
             for number in (1, 2):
-                assert text(await client.call_tool("echo", {"n": number})).startswith("demo.echo")
+                await everything_works(clients)
                 state = await asyncio.to_thread(replace, bare_home)
                 assert state["pid"] == daemon.process.pid
                 assert state["replaced"] == number
-            assert text(await client.call_tool("echo", {"n": 3})).startswith("demo.echo")
-            names = {tool.name for tool in await client.list_tools()}
-            assert "echo" in names
+            await everything_works(clients)
+
+
+async def everything_works(clients: list[Any]) -> None:
+    for number, client in enumerate(clients):
+        said = text(await client.call_tool("echo", {"n": number}))
+        assert said == f'demo.echo {{"n": {number}}}'
+        assert "echo" in {tool.name for tool in await client.list_tools()}
 
 
 def by_new_connections(daemon: Daemon, key: str) -> Callable[[], None]:
@@ -234,29 +243,30 @@ async def seen_by(client: Any, what: str, count: int) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("era", ERAS)
-async def test_what_does_not_end_in_time_is_told_so(bare_home: Installation, era: Era) -> None:
+async def test_what_does_not_end_in_time_is_told_so(bare_home: Installation) -> None:
     bare_home.third_party("demo")
     key = bare_home.token("hanging")
     with bare_home.up() as daemon:
-        async with (
-            daemon.client("stdio", era, server="demo") as lines,
-            daemon.client("http", era, server="demo", token=key) as http_client,
-            daemon.client("socket", server="demo") as watcher,
-        ):
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(daemon.client(way, era, token=key, server="demo"))
+                for way in ("stdio", "http")
+                for era in ERAS
+            ]
             calls = [
                 asyncio.create_task(client.call_tool("hang", {"who": "cut"}, raise_on_error=False))
-                for client in (lines, http_client)
+                for client in clients
             ]
-            await seen_by(watcher, '"who": "cut"', 2)
+            await seen_by(clients[0], '"who": "cut"', len(calls))
             await asyncio.to_thread(replace, bare_home, "--grace", "0.2")
-            told = await asyncio.wait_for(calls[0], 60)
-            assert told.is_error
-            assert "supervisor ended while hang of demo was running" in text(told)
-            with pytest.raises(Exception, match=r"cut off|503"):
-                await asyncio.wait_for(calls[1], 60)
-            for client in (lines, http_client, watcher):
-                assert "demo.echo" in text(await client.call_tool("echo", {}))
+            for call in calls[:2]:
+                told = await asyncio.wait_for(call, 60)
+                assert told.is_error
+                assert "supervisor ended while hang of demo was running" in text(told)
+            for call in calls[2:]:
+                with pytest.raises(Exception, match=r"cut off|503"):
+                    await asyncio.wait_for(call, 60)
+            await everything_works(clients)
 
 
 def test_a_mistake_in_the_configuration_changes_nothing(bare_home: Installation) -> None:
@@ -343,26 +353,26 @@ def test_systemd_hears_of_it(
     assert manager.recv(4096).startswith(b"STOPPING=1")
 
 
-@pytest.mark.parametrize("era", ERAS)
-def test_what_a_client_listens_to_goes_on(bare_home: Installation, era: Era) -> None:
+def test_what_a_client_listens_to_goes_on(bare_home: Installation) -> None:
     command = json.dumps([sys.executable, SUBSCRIBING])
     bare_home.manifest("counted", f'command = {command}\nera = "legacy"')
     uri = "counter://a"
-    with bare_home.up() as daemon, daemon.wire("counted") as wire, daemon.wire("counted") as other:
-        if era == "legacy":
-            said = {"protocolVersion": "2025-11-25", "capabilities": {}}
-            wire.send(plain(1, "initialize", **said, clientInfo={"name": "w", "version": "1"}))
-            assert wire.answer()["result"]["protocolVersion"] == "2025-11-25"
-            wire.send(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
-            wire.send(plain(2, "resources/subscribe", uri=uri))
-            assert wire.answer()["id"] == 2
-        else:
-            wire.begin("subscriptions/listen", notifications={"resourceSubscriptions": [uri]})
-            assert wire.message()["method"] == "notifications/subscriptions/acknowledged"
-        for _ in range(2):
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(bare_home.up())
+        old, new, other = (stack.enter_context(daemon.wire("counted")) for _ in range(3))
+        said = {"protocolVersion": "2025-11-25", "capabilities": {}}
+        old.send(plain(1, "initialize", **said, clientInfo={"name": "w", "version": "1"}))
+        assert old.answer()["result"]["protocolVersion"] == "2025-11-25"
+        old.send(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+        old.send(plain(2, "resources/subscribe", uri=uri))
+        assert old.answer()["id"] == 2
+        new.begin("subscriptions/listen", notifications={"resourceSubscriptions": [uri]})
+        assert new.message()["method"] == "notifications/subscriptions/acknowledged"
+        for wire in (old, new):
             told(wire, other, uri)
-            replace(bare_home)
-        told(wire, other, uri)
+        replace(bare_home)
+        for wire in (old, new):
+            told(wire, other, uri)
 
 
 def plain(number: int, method: str, **params: Any) -> bytes:

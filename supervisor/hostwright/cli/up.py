@@ -222,7 +222,7 @@ def _await_ready(child: subprocess.Popen[bytes], log: Path, offset: int) -> Daem
         except NoDaemonError:
             time.sleep(0.05)
             continue
-        if all(one.state not in ("stopped", "starting") for one in state.servers):
+        if not _starting(state):
             return state
         time.sleep(0.05)
     if state is not None:
@@ -246,14 +246,13 @@ def _replace(grace: float | None, *, as_json: bool) -> None:
     query = "" if grace is None else f"?grace_seconds={grace:g}"
     wanted = Replacement.model_validate(Control().post(f"/control/reexec{query}"))
     deadline = time.monotonic() + START_SECONDS + (grace or 0)
-    while (state := _successor(wanted)) is None:
-        if not processes.runs(process) or time.monotonic() > deadline:
-            said = (
-                log.read_bytes()[offset:].decode(errors="replace").strip()[-4000:]
-                if log.exists()
-                else ""
-            )
-            what = "has ended" if not processes.runs(process) else "does not answer"
+    while (state := _successor(wanted)) is None or _starting(state):
+        late = time.monotonic() > deadline
+        if late and state is not None:
+            break  # it is there; its status tells which servers are not
+        if late or not processes.runs(process):
+            said = log.read_bytes()[offset:].decode(errors="replace") if log.exists() else ""
+            what = "does not answer" if processes.runs(process) else "has ended"
             raise HostError(
                 f"The daemon (pid {pid}) made way for version {wanted.version}, which {what}."
                 + (f" Its log says:\n{said.strip()[-4000:]}" if said.strip() else ""),
@@ -270,15 +269,19 @@ def _replace(grace: float | None, *, as_json: bool) -> None:
 
 
 def _successor(wanted: Replacement) -> DaemonStatus | None:
-    """How the new daemon is, once it and its servers have settled."""
+    """How the new daemon is, once it is there."""
     try:
         state = Control().status()
     except HostError as error:
         if error.code in ("no_daemon", "daemon_silent"):
             return None
         raise
-    going = any(one.state in ("stopped", "starting") for one in state.servers)
-    return None if state.replaced < wanted.replaced or going else state
+    return state if state.replaced >= wanted.replaced else None
+
+
+def _starting(state: DaemonStatus) -> bool:
+    """Whether a server has neither answered nor failed."""
+    return any(one.state in ("stopped", "starting") for one in state.servers)
 
 
 def _nothing(_: ServerEvent) -> None:
