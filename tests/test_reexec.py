@@ -417,7 +417,7 @@ def test_nothing_is_left_open(bare_home: Installation) -> None:
 
         wire.ask("tools/list")
         counts: list[int] = []
-        for _ in range(4):
+        for _ in range(3):
             replace(bare_home)
             wire.ask("tools/list")
             counts.append(len(opened()))
