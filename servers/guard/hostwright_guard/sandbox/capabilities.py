@@ -1,0 +1,200 @@
+"""What one run in a sandbox may have, and what a token may hand out.
+
+`Limits` bound every run; `Wanted` is what one call declares; `Grant` is what a token allows. A run
+gets what it declares and nothing else, and only if each grant of its token allows all of it.
+Pure: paths are compared as they are given, so give them resolved (`places.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from hostwright_guard.sandbox.gate.names import parse_target
+from hostwright_kit.errors import HostError
+from hostwright_kit.vault_names import check_name
+
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+# They steer the loader, the interpreter or the sandbox itself.
+RESERVED_NAMES = ("PATH", "HOME", "LD_")
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+# They say where a request ends or goes; a credential has no business in them.
+RESERVED_HEADERS = frozenset(("host", "content-length", "transfer-encoding", "connection"))
+
+Paths = tuple[Annotated[str, Field(min_length=1, max_length=4_096)], ...]
+Domains = tuple[Annotated[str, Field(min_length=1, max_length=260)], ...]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Limits(_Model):
+    """How much of the machine a run may use."""
+
+    memory_mb: int = Field(default=512, ge=16, le=1_048_576, description="All processes together.")
+    cpu_percent: int = Field(default=100, ge=1, le=100_000, description="100 is one core.")
+    cpu_seconds: int | None = Field(
+        default=None, ge=1, le=604_800, description="Of each process; then it is ended."
+    )
+    processes: int = Field(default=64, ge=2, le=32_768, description="Processes and threads.")
+    open_files: int = Field(default=256, ge=16, le=65_536, description="Of each process.")
+    scratch_mb: int = Field(default=64, ge=1, le=65_536, description="Size of /tmp, in memory.")
+    file_mb: int = Field(default=1_024, ge=1, le=1_048_576, description="Of any file it writes.")
+
+
+class SecretUse(_Model):
+    """A secret of the vault, and how the command gets it."""
+
+    name: str = Field(description="The vault's entry.")
+    env: str | None = Field(
+        default=None, description="Name of an environment variable. Else: the file "
+        "/run/secrets/NAME, which is harder to leak by accident."
+    )  # fmt: skip
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        check_name(name)
+        return name
+
+    @field_validator("env")
+    @classmethod
+    def _env(cls, env: str | None) -> str | None:
+        if env is not None:
+            check_variable(env)
+        return env
+
+
+class Injection(_Model):
+    """A header that the egress gate adds, so that the sandbox never holds the secret."""
+
+    domain: str = Field(description="One allowed name; the command asks http://NAME/…, the gate "
+                        "goes on over TLS.")  # fmt: skip
+    secret: str = Field(description="The vault's entry.")
+    header: str = Field(default="Authorization")
+    prefix: str = Field(default="Bearer ", max_length=64)
+
+    @field_validator("header")
+    @classmethod
+    def _header(cls, header: str) -> str:
+        if not HEADER.fullmatch(header) or header.lower() in RESERVED_HEADERS:
+            raise ValueError(f"{header[:80]!r} is not a header for a credential")
+        return header
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix(cls, prefix: str) -> str:
+        if not prefix.isprintable() or not prefix.isascii():
+            raise ValueError("the prefix is not printable ASCII")
+        return prefix
+
+
+class Wanted(_Model):
+    """What one run declares."""
+
+    read: Paths = ()
+    write: Paths = ()
+    domains: Domains = ()
+    secrets: tuple[SecretUse, ...] = ()
+    inject: tuple[Injection, ...] = ()
+    limits: Limits = Limits()
+    seconds: float = 30.0
+    network_mb: int = 256
+    requests: int = 1_000
+
+    @property
+    def bare(self) -> bool:
+        """Nothing but processor time, within the limits that need no token."""
+        return not (self.read or self.write or self.domains or self.secrets or self.inject)
+
+
+class Grant(_Model):
+    """What a token allows. Everything that is not named is refused."""
+
+    read: Paths = Field(default=(), max_length=64, description="Files and folders to read.")
+    write: Paths = Field(default=(), max_length=64, description="To read and write.")
+    domains: Domains = Field(
+        default=(), max_length=64, description="NAME, *.NAME or NAME:PORT; TLS, and HTTP on 80."
+    )
+    secrets: tuple[str, ...] = Field(
+        default=(), max_length=32, description="Vault entries that a command may be given."
+    )
+    inject: tuple[Injection, ...] = Field(
+        default=(), max_length=16, description="Credentials that only the gate holds."
+    )
+    memory_mb: int = Field(default=1_024, ge=16, le=1_048_576)
+    cpu_percent: int = Field(default=200, ge=1, le=100_000)
+    processes: int = Field(default=128, ge=2, le=32_768)
+    seconds: float = Field(default=300.0, gt=0, le=604_800.0, description="Longest run.")
+    network_mb: int = Field(default=256, ge=0, le=1_048_576, description="In both directions, of "
+                            "all runs together.")  # fmt: skip
+    requests: int = Field(default=1_000, ge=0, le=10_000_000, description="Connections, of all "
+                          "runs together.")  # fmt: skip
+    programs: tuple[str, ...] | None = Field(
+        default=None, max_length=64, description="Full paths that may be run; none: any."
+    )
+    arguments: tuple[str, ...] | None = Field(
+        default=None, max_length=256, description="Exactly these arguments; none: any."
+    )
+
+    @field_validator("domains")
+    @classmethod
+    def _domains(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(str(parse_target(domain)) for domain in domains)
+        except HostError as error:
+            raise ValueError(str(error)) from error
+
+
+def refusals(grant: Grant, wanted: Wanted, program: str, arguments: Sequence[str]) -> list[str]:
+    """What of a run this grant does not allow; empty when all of it is allowed."""
+    found: list[str] = []
+    found += [
+        f"reading {path}" for path in wanted.read if not within(path, grant.read, grant.write)
+    ]
+    found += [f"writing {path}" for path in wanted.write if not within(path, grant.write)]
+    targets = [parse_target(one) for one in grant.domains]
+    for domain in wanted.domains:
+        if not any(target.covers(parse_target(domain)) for target in targets):
+            found.append(f"the domain {domain}")
+    found += [f"the secret {s.name}" for s in wanted.secrets if s.name not in grant.secrets]
+    for injection in wanted.inject:
+        if injection not in grant.inject:
+            found.append(f"the credential {injection.secret} for {injection.domain}")
+    for name, asked, most in (
+        ("memory_mb", wanted.limits.memory_mb, grant.memory_mb),
+        ("cpu_percent", wanted.limits.cpu_percent, grant.cpu_percent),
+        ("processes", wanted.limits.processes, grant.processes),
+        ("seconds", wanted.seconds, grant.seconds),
+    ):
+        if asked > most:
+            found.append(f"{name} {asked:g} (at most {most:g})")
+    if grant.programs is not None and program not in grant.programs:
+        found.append(f"the program {program}")
+    if grant.arguments is not None and tuple(arguments) != grant.arguments:
+        found.append("these arguments")
+    return found
+
+
+def within(path: str, *trees: Sequence[str]) -> bool:
+    """Whether a path is one of these, or beneath one."""
+    place = PurePosixPath(path)
+    return any(place.is_relative_to(tree) for several in trees for tree in several)
+
+
+def check_variable(name: str) -> None:
+    """Refuse what is no name for a variable of the command; raises `HostError`."""
+    if not ENVIRONMENT_NAME.fullmatch(name) or name.startswith(RESERVED_NAMES):
+        raise HostError(
+            f"{name[:80]!r} cannot be a variable of the command.",
+            fix="Use letters, digits and underscores; PATH, HOME and LD_… are the sandbox's own.",
+            code="bad_arguments",
+        )
+
+
+Verdict = Literal["allowed", "refused"]
