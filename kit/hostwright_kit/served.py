@@ -33,11 +33,29 @@ class ToolTraits(BaseModel, frozen=True):
     """A boolean parameter that, when true, makes the call a read (a dry run)."""
     overwrites: tuple[str, ...] = ()
     """Parameters that hold paths whose content an approval binds."""
+    grave_with: tuple[str, ...] = ()
+    """Parameters that make the call what `effect` says. Without any of them it is contained."""
+    contained_with: str | None = None
+    """A parameter that makes it contained all the same: something that the owner has handed out
+    before, and that the tool itself holds the call to."""
 
     def effect_of(self, arguments: Mapping[str, object]) -> Effect:
         """The effect of this very call."""
         dry_run = self.read_when is not None and arguments.get(self.read_when) is True
-        return Effect.READ if dry_run else self.effect
+        if dry_run:
+            return Effect.READ
+        return Effect.CONTAINED if self._contains(arguments) else self.effect
+
+    def reaches_out(self, arguments: Mapping[str, object]) -> bool:
+        """Whether this very call may reach beyond this machine."""
+        return self.open_world and not self._contains(arguments)
+
+    def _contains(self, arguments: Mapping[str, object]) -> bool:
+        if not self.grave_with:
+            return False
+        if self.contained_with is not None and arguments.get(self.contained_with):
+            return True
+        return not any(arguments.get(name) for name in self.grave_with)
 
 
 class Served(BaseModel, frozen=True):

@@ -95,6 +95,8 @@ class HostServer(FastMCP[Any]):
         secret_names: tuple[str, ...] = (),
         read_when: str | None = None,
         overwrites: tuple[str, ...] = (),
+        grave_with: tuple[str, ...] = (),
+        contained_with: str | None = None,
         title: str | None = None,
     ) -> Callable[[Callable[Params, Returned]], Callable[Params, Returned]]:
         """Register a tool that changes something.
@@ -102,7 +104,8 @@ class HostServer(FastMCP[Any]):
         `destructive`: it changes or ends what was there before (see `Effect`). `open_world`: it
         reaches beyond this machine or runs what may. `secret_names`: parameters never written
         down. `read_when`: the boolean parameter that makes a call a dry run. `overwrites`:
-        parameters that hold paths; an approval binds what stands there.
+        parameters that hold paths; an approval binds what stands there. `grave_with`,
+        `contained_with`: see `ToolTraits`.
         """
         traits = ToolTraits(
             effect=Effect.DESTRUCTIVE if destructive else Effect.CONTAINED,
@@ -110,6 +113,8 @@ class HostServer(FastMCP[Any]):
             secret_names=frozenset(secret_names),
             read_when=read_when,
             overwrites=overwrites,
+            grave_with=grave_with,
+            contained_with=contained_with,
         )
         return self._register(traits, title=title, idempotent=idempotent)
 
@@ -219,7 +224,7 @@ class GuardMiddleware(Middleware):
             tool=tool,
             arguments=arguments,
             effect=traits.effect_of(arguments),
-            open_world=traits.open_world,
+            open_world=traits.reaches_out(arguments),
             secret_names=traits.secret_names,
             overwrites=traits.overwrites,
         )

@@ -37,7 +37,7 @@ def call_in_advance(
         tool=tool,
         arguments=arguments,
         effect=traits.effect_of(arguments),
-        open_world=traits.open_world,
+        open_world=traits.reaches_out(arguments),
         secret_names=traits.secret_names,
         overwrites=traits.overwrites,
         folder=served.folder,

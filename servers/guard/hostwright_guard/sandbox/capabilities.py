@@ -75,7 +75,7 @@ class Injection(_Model):
 
     domain: str = Field(description="One allowed name; the command asks http://NAME/…, the gate "
                         "goes on over TLS.")  # fmt: skip
-    secret: str = Field(description="The vault's entry.")
+    entry: str = Field(description="The vault's entry.")
     header: str = Field(default="Authorization")
     prefix: str = Field(default="Bearer ", max_length=64)
 
@@ -100,7 +100,7 @@ class Wanted(_Model):
     read: Paths = ()
     write: Paths = ()
     domains: Domains = ()
-    secrets: tuple[SecretUse, ...] = ()
+    vault: tuple[SecretUse, ...] = ()
     inject: tuple[Injection, ...] = ()
     limits: Limits = Limits()
     seconds: float = 30.0
@@ -110,7 +110,7 @@ class Wanted(_Model):
     @property
     def bare(self) -> bool:
         """Nothing but processor time, within the limits that need no token."""
-        return not (self.read or self.write or self.domains or self.secrets or self.inject)
+        return not (self.read or self.write or self.domains or self.vault or self.inject)
 
 
 class Grant(_Model):
@@ -121,7 +121,7 @@ class Grant(_Model):
     domains: Domains = Field(
         default=(), max_length=64, description="NAME, *.NAME or NAME:PORT; TLS, and HTTP on 80."
     )
-    secrets: tuple[str, ...] = Field(
+    vault: tuple[str, ...] = Field(
         default=(), max_length=32, description="Vault entries that a command may be given."
     )
     inject: tuple[Injection, ...] = Field(
@@ -162,10 +162,10 @@ def refusals(grant: Grant, wanted: Wanted, program: str, arguments: Sequence[str
     for domain in wanted.domains:
         if not any(target.covers(parse_target(domain)) for target in targets):
             found.append(f"the domain {domain}")
-    found += [f"the secret {s.name}" for s in wanted.secrets if s.name not in grant.secrets]
+    found += [f"the secret {s.name}" for s in wanted.vault if s.name not in grant.vault]
     for injection in wanted.inject:
         if injection not in grant.inject:
-            found.append(f"the credential {injection.secret} for {injection.domain}")
+            found.append(f"the credential {injection.entry} for {injection.domain}")
     for name, asked, most in (
         ("memory_mb", wanted.limits.memory_mb, grant.memory_mb),
         ("cpu_percent", wanted.limits.cpu_percent, grant.cpu_percent),

@@ -23,7 +23,7 @@ from hostwright_guard.sandbox.hiding import Hiding
 from hostwright_guard.sandbox.places import Places
 from hostwright_guard.sandbox.running import Command, Ending, Overlay, Sandboxes, Stream
 from hostwright_guard.sandbox.settings import SandboxSettings
-from hostwright_guard.sandbox.token_store import TokenStore, Use
+from hostwright_guard.sandbox.token_store import TokenHolder, TokenStore, Use
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Entry, Ledger
 
@@ -36,11 +36,11 @@ class Run:
 
     argv: tuple[str, ...]
     wanted: Wanted
+    holder: TokenHolder
     cwd: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     stdin: bytes = b""
     token: str | None = None
-    caller: str = ""
     head_bytes: int = 16_384
     tail_bytes: int = 16_384
 
@@ -85,7 +85,7 @@ class Holder:
         """Run it; what it says goes to `keep`, without its secrets."""
         run, wanted = prepared.run, prepared.wanted
         values = await asyncio.to_thread(self._secrets, wanted)
-        given = {use.name: values[use.name].get_secret_value() for use in wanted.secrets}
+        given = {use.name: values[use.name].get_secret_value() for use in wanted.vault}
         hiding = {"stdout": Hiding(given.values()), "stderr": Hiding(given.values())}
 
         async def receive(data: bytes, stream: Stream) -> None:
@@ -97,8 +97,8 @@ class Holder:
             prepared.program,
             run.argv,
             prepared.cwd,
-            {**run.environment, **{u.env: given[u.name] for u in wanted.secrets if u.env}},
-            {u.name: given[u.name].encode() for u in wanted.secrets if not u.env},
+            {**run.environment, **{u.env: given[u.name] for u in wanted.vault if u.env}},
+            {u.name: given[u.name].encode() for u in wanted.vault if not u.env},
             run.stdin,
         )
         running = asyncio.create_task(
@@ -127,7 +127,7 @@ class Holder:
 
     def _secrets(self, wanted: Wanted) -> dict[str, SecretStr]:
         """Blocking."""
-        names = {use.name for use in wanted.secrets} | {one.secret for one in wanted.inject}
+        names = {use.name for use in wanted.vault} | {one.entry for one in wanted.inject}
         return {name: self._open_secret(name) for name in sorted(names)}
 
     # -- the network -----------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class Holder:
         self._ledger.note(
             Entry(
                 type=f"egress.{attempt.verdict}",
-                caller=prepared.run.caller,
+                caller=prepared.run.holder.name,
                 server="guard",
                 outcome="ok" if attempt.verdict == "allowed" else "denied",
                 detail={
@@ -229,10 +229,10 @@ async def _until_done(running: asyncio.Task[Ending]) -> Ending:
 
 
 def _credential(one: Injection, values: Mapping[str, SecretStr]) -> Credential:
-    value = values[one.secret].get_secret_value()
+    value = values[one.entry].get_secret_value()
     if "\r" in value or "\n" in value or not value.isascii():
         raise HostError(
-            f"The secret {one.secret} cannot stand in a header: it has line breaks or letters "
+            f"The secret {one.entry} cannot stand in a header: it has line breaks or letters "
             "beyond ASCII.",
             fix="Keep it as one line of ASCII.",
             code="bad_secret",

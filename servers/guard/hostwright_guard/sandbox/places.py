@@ -62,7 +62,7 @@ def open_places(
 ) -> Places:
     """Resolve, judge and open; raises `HostError`. Blocking."""
     chosen = {resolve(path): False for path in read} | {resolve(path): True for path in write}
-    _refuse_kernel_trees(chosen)
+    refuse_kernel_trees(chosen)
     guarded = [os.path.realpath(folder) for folder in protected]
     for path in chosen:
         if within(path, guarded):
@@ -113,7 +113,8 @@ def resolve(path: str) -> str:
         ) from error
 
 
-def _refuse_kernel_trees(chosen: dict[str, bool]) -> None:
+def refuse_kernel_trees(chosen: dict[str, bool]) -> None:
+    """Raise for what no sandbox is given; the value says whether it is to be written."""
     for path, writable in chosen.items():
         if path == "/" or within(path, KERNEL_TREES):
             raise HostError(

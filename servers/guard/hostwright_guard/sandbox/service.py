@@ -12,9 +12,16 @@ import os
 from pathlib import Path
 
 from hostwright_guard.sandbox import places
-from hostwright_guard.sandbox.capabilities import Injection, Wanted, check_variable, refusals
+from hostwright_guard.sandbox.capabilities import (
+    Grant,
+    Injection,
+    Wanted,
+    check_variable,
+    refusals,
+)
 from hostwright_guard.sandbox.gate.names import parse_target
 from hostwright_guard.sandbox.holding import Holder, Prepared, Run
+from hostwright_guard.sandbox.machine import explain
 from hostwright_guard.sandbox.places import Places
 from hostwright_guard.sandbox.plan import SCRATCH
 from hostwright_guard.sandbox.results import SandboxResult, outcome_of, shown
@@ -23,7 +30,7 @@ from hostwright_guard.sandbox.running import (
     find_program,
     signal_name,
 )
-from hostwright_guard.sandbox.token_store import TokenStore, Use
+from hostwright_guard.sandbox.token_store import TokenHolder, TokenStore, Use
 from hostwright_kit.capture import HeadTail
 from hostwright_kit.errors import HostError
 from hostwright_kit.jobs import JobContext, JobOutcome, JobRecord, JobStore
@@ -31,6 +38,7 @@ from hostwright_kit.jobs import JobContext, JobOutcome, JobRecord, JobStore
 JOB_KIND = "sandbox"
 WATCH_SECONDS = 0.5
 FREE = Wanted()
+FREE_SECONDS = 60.0
 """What a run may have without a token and without a question: nothing but a little time."""
 
 
@@ -71,7 +79,9 @@ class SandboxService:
 
         try:
             title = Path(prepared.program).name
-            job = await self._jobs.start(JOB_KIND, title, work, caller=run.caller, immediate=True)
+            job = await self._jobs.start(
+                JOB_KIND, title, work, caller=run.holder.name, immediate=True
+            )
         except BaseException:
             prepared.places.close()
             raise
@@ -82,7 +92,9 @@ class SandboxService:
         for name in run.environment:
             check_variable(name)
         wanted = self._resolved(run.wanted)
-        use = self.tokens.look(run.token, run.caller) if run.token else None
+        use = self.tokens.look(run.token, run.holder) if run.token else None
+        if use is None and wanted.bare:
+            _refuse_more_than_free(wanted)
         if run.token and wanted.bare:
             assert use is not None  # noqa: S101 - there is a token
             wanted = _all_of(use, wanted)
@@ -97,10 +109,33 @@ class SandboxService:
             raise
         return Prepared(run, wanted, program, cwd, opened, use)
 
+    async def try_out(self) -> str:
+        """Start a command in a sandbox and say what held it; raises `HostError`."""
+        holder = TokenHolder("check", "check")
+        prepared = await asyncio.to_thread(self.prepare, Run(("true",), FREE, holder))
+        said: list[bytes] = []
+
+        async def keep(data: bytes, _: Stream) -> None:
+            said.append(data)
+
+        try:
+            ending, _ = await self.holder.hold(prepared, keep)
+        finally:
+            prepared.places.close()
+        if ending.exit_code != 0:
+            text = b"".join(said).decode("utf-8", "replace").strip()
+            raise HostError(
+                f"A command in a sandbox ended with {ending.exit_code}: {text[:300]}",
+                fix=explain(text),
+                code="sandbox_unavailable",
+            )
+        held = ", ".join(f"{name}: {means}" for name, means in ending.enforced.items())
+        return f"a command ran in {ending.duration_seconds * 1000:.0f} ms; {held}"
+
     async def _carry_out(self, prepared: Prepared, context: JobContext) -> SandboxResult:
         run = prepared.run
         if run.token:
-            prepared.use = await asyncio.to_thread(self.tokens.use, run.token, run.caller)
+            prepared.use = await asyncio.to_thread(self.tokens.use, run.token, run.holder)
         captures = {
             "stdout": HeadTail(run.head_bytes, run.tail_bytes),
             "stderr": HeadTail(run.head_bytes, run.tail_bytes),
@@ -146,6 +181,31 @@ class SandboxService:
                     fix="Declare less, or mint a token that allows it (the owner is asked).",
                     code="not_granted",
                 )
+
+
+def resolved_grant(grant: Grant) -> Grant:
+    """With paths as they are on disk; raises `HostError` for what can never be given. Blocking."""
+    read = tuple(places.resolve(path) for path in grant.read)
+    write = tuple(places.resolve(path) for path in grant.write)
+    places.refuse_kernel_trees({**dict.fromkeys(read, False), **dict.fromkeys(write, True)})
+    return grant.model_copy(update={"read": read, "write": write})
+
+
+def _refuse_more_than_free(wanted: Wanted) -> None:
+    """Nobody was asked about a run that declares nothing, so it may not use much, either."""
+    for name, asked, most in (
+        ("memory_mb", wanted.limits.memory_mb, FREE.limits.memory_mb),
+        ("cpu_percent", wanted.limits.cpu_percent, FREE.limits.cpu_percent),
+        ("processes", wanted.limits.processes, FREE.limits.processes),
+        ("scratch_mb", wanted.limits.scratch_mb, FREE.limits.scratch_mb),
+        ("timeout_seconds", wanted.seconds, FREE_SECONDS),
+    ):
+        if asked > most:
+            raise HostError(
+                f"{name} is {asked:g}; without a token a run may have {most:g}.",
+                fix="Ask for less, or mint a token that allows it (capability_mint).",
+                code="not_granted",
+            )
 
 
 def _working_folder(asked: str | None, opened: Places) -> str:

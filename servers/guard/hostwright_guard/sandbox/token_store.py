@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -36,6 +37,7 @@ MIGRATIONS = (
         key BLOB NOT NULL,
         grant_ TEXT NOT NULL,
         caller TEXT NOT NULL,
+        bound TEXT NOT NULL,
         note TEXT NOT NULL,
         created REAL NOT NULL,
         expires REAL NOT NULL,
@@ -49,6 +51,13 @@ MIGRATIONS = (
     ) STRICT;
     """,
 )
+
+
+class TokenHolder(NamedTuple):
+    """Whom a token is given to: a name to show, and what is proven of them, which is compared."""
+
+    name: str
+    bound: str
 
 
 class Capability(BaseModel, frozen=True):
@@ -91,16 +100,17 @@ class TokenStore:
             self._db.close()
 
     def mint(
-        self, grant: Grant, *, caller: str, note: str, uses: int, seconds: float
+        self, grant: Grant, *, holder: TokenHolder, note: str, uses: int, seconds: float
     ) -> tuple[str, Capability]:
         """A new token and what is known of it. The text is nowhere but in this answer."""
         token_id, key, now = tokens.new_id(), tokens.new_key(), time.time()
         with self._lock, naming_the_cause(self._path), transaction(self._db):
             self._db.execute("DELETE FROM tokens WHERE expires < ?", (now - KEPT_SECONDS,))
             self._db.execute(
-                "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (
-                    *(token_id, key, grant.model_dump_json(), caller, note, now, now + seconds),
+                    *(token_id, key, grant.model_dump_json(), holder.name, holder.bound, note),
+                    *(now, now + seconds),
                     *(self._boot, _uptime() + seconds, uses, uses),
                     *(grant.requests, grant.network_mb * 2**20),
                 ),
@@ -108,7 +118,7 @@ class TokenStore:
             row = self._found(token_id)
         return tokens.write(key, token_id), self._shown(row)
 
-    def look(self, text: str, caller: str) -> Use:
+    def look(self, text: str, holder: TokenHolder) -> Use:
         """What a token allows; nothing is used up. Raises `HostError`."""
         token = tokens.read(text)
         with self._lock, naming_the_cause(self._path):
@@ -116,18 +126,18 @@ class TokenStore:
         if row is None:
             raise tokens.bad_token()
         caveats = tokens.proven(token, row["key"])
-        if row["caller"] != caller:
+        if row["bound"] != holder.bound:
             raise HostError(
-                f"The token {token.id} was given to {row['caller']}, not to {caller}.",
+                f"The token {token.id} was given to {row['caller']}, not to {holder.name}.",
                 fix="Mint one for this caller.",
                 code="denied",
             )
         self._refuse_ended(row, caveats)
         return self._use(row, caveats)
 
-    def use(self, text: str, caller: str) -> Use:
+    def use(self, text: str, holder: TokenHolder) -> Use:
         """Use it once. Raises `HostError` when it is used up, expired, revoked or not genuine."""
-        looked = self.look(text, caller)
+        looked = self.look(text, holder)
         with self._lock, naming_the_cause(self._path), transaction(self._db):
             taken = self._db.execute(
                 "UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ? AND uses_left > 0 "
@@ -151,23 +161,25 @@ class TokenStore:
             ).fetchall()
         return bool(rows) and rows[0]["revoked"] is None and rows[0]["expires"] > time.time()
 
-    def revoke(self, token_id: str) -> Capability:
-        """No further use; whoever runs with it notices within a second."""
+    def revoke(self, token_id: str, holder: TokenHolder | None = None) -> Capability:
+        """No further use; whoever runs with it notices within a second. None: the owner does."""
         with self._lock, naming_the_cause(self._path), transaction(self._db):
             row = self._found(token_id)
+            if holder is not None and row["bound"] != holder.bound:
+                raise _unknown(token_id)
             if row["revoked"] is None:
                 self._db.execute(
                     "UPDATE tokens SET revoked = ? WHERE id = ?", (time.time(), token_id)
                 )
             return self._shown(self._found(token_id))
 
-    def list(self, caller: str | None = None) -> list[Capability]:
-        """The tokens, newest first."""
+    def list(self, holder: TokenHolder | None = None) -> list[Capability]:
+        """The tokens, newest first; one holder's, or all."""
         with self._lock, naming_the_cause(self._path):
             rows = self._db.execute(
-                "SELECT * FROM tokens WHERE ?1 IS NULL OR caller = ?1 "
+                "SELECT * FROM tokens WHERE ?1 IS NULL OR bound = ?1 "
                 "ORDER BY created DESC LIMIT ?2",
-                (caller, MAX_LISTED),
+                (holder.bound if holder else None, MAX_LISTED),
             ).fetchall()
         return [self._shown(row) for row in rows]
 
@@ -179,11 +191,7 @@ class TokenStore:
     def _found(self, token_id: str) -> sqlite3.Row:
         row = self._row(token_id)
         if row is None:
-            raise HostError(
-                f"There is no token {token_id[:40]!r}.",
-                fix="capability_list shows them.",
-                code="not_found",
-            )
+            raise _unknown(token_id)
         return row
 
     def _state(self, row: sqlite3.Row) -> str:
@@ -238,6 +246,14 @@ class TokenStore:
             bytes_left=row["bytes_left"],
             state=self._state(row),
         )
+
+
+def _unknown(token_id: str) -> HostError:
+    return HostError(
+        f"There is no token {token_id[:40]!r} of yours.",
+        fix="capability_list shows them.",
+        code="not_found",
+    )
 
 
 def _uptime() -> float:
