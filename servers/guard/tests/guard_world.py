@@ -28,6 +28,8 @@ ERAS: tuple[Era, ...] = ("legacy", "2026-07-28")
 class World:
     """The folders of one installation. Servers run alone in it, as without a supervisor."""
 
+    path = os.environ["PATH"]
+
     def __init__(self, folder: Path) -> None:
         self.state, self.config, self.runtime, self.work = (
             folder / name for name in ("state", "config", "run", "work")
@@ -42,6 +44,7 @@ class World:
         }
         return {
             **inherited,
+            "PATH": self.path,
             "HOSTWRIGHT_STATE_DIR": str(self.state),
             "HOSTWRIGHT_CONFIG_DIR": str(self.config),
             "HOSTWRIGHT_RUNTIME_DIR": str(self.runtime),

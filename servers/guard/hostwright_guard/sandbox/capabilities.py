@@ -10,22 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from hostwright_guard.sandbox.gate.names import parse_target
 from hostwright_kit.errors import HostError
-from hostwright_kit.vault_names import check_name
 
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 # They steer the loader, the interpreter or the sandbox itself.
 RESERVED_NAMES = ("PATH", "HOME", "LD_")
-HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 # They say where a request ends or goes; a credential has no business in them.
 RESERVED_HEADERS = frozenset(("host", "content-length", "transfer-encoding", "connection"))
 
 Paths = tuple[Annotated[str, Field(min_length=1, max_length=4_096)], ...]
+VaultName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", min_length=1, max_length=63)
+]
 Domains = tuple[Annotated[str, Field(min_length=1, max_length=260)], ...]
 
 
@@ -50,48 +51,37 @@ class Limits(_Model):
 class SecretUse(_Model):
     """A secret of the vault, and how the command gets it."""
 
-    name: str = Field(description="The vault's entry.")
+    name: VaultName = Field(description="The vault's entry.")
     env: str | None = Field(
-        default=None, description="Name of an environment variable. Else: the file "
-        "/run/secrets/NAME, which is harder to leak by accident."
-    )  # fmt: skip
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, name: str) -> str:
-        check_name(name)
-        return name
-
-    @field_validator("env")
-    @classmethod
-    def _env(cls, env: str | None) -> str | None:
-        if env is not None:
-            check_variable(env)
-        return env
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$",
+        max_length=128,
+        description="Name of an environment variable. Else: the file /run/secrets/NAME, which is "
+        "harder to leak by accident.",
+    )
 
 
 class Injection(_Model):
     """A header that the egress gate adds, so that the sandbox never holds the secret."""
 
-    domain: str = Field(description="One allowed name; the command asks http://NAME/…, the gate "
-                        "goes on over TLS.")  # fmt: skip
-    entry: str = Field(description="The vault's entry.")
-    header: str = Field(default="Authorization")
-    prefix: str = Field(default="Bearer ", max_length=64)
-
-    @field_validator("header")
-    @classmethod
-    def _header(cls, header: str) -> str:
-        if not HEADER.fullmatch(header) or header.lower() in RESERVED_HEADERS:
-            raise ValueError(f"{header[:80]!r} is not a header for a credential")
-        return header
-
-    @field_validator("prefix")
-    @classmethod
-    def _prefix(cls, prefix: str) -> str:
-        if not prefix.isprintable() or not prefix.isascii():
-            raise ValueError("the prefix is not printable ASCII")
-        return prefix
+    domain: str = Field(
+        min_length=1,
+        max_length=260,
+        description="One allowed name; the command asks http://NAME/…, the gate goes on over TLS.",
+    )
+    entry: VaultName = Field(description="The vault's entry.")
+    header: str = Field(
+        default="Authorization",
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$",
+        max_length=64,
+        description="The header that holds it.",
+    )
+    prefix: str = Field(
+        default="Bearer ",
+        pattern=r"^[ -~]*$",
+        max_length=64,
+        description="Put before the value.",
+    )
 
 
 class Wanted(_Model):
@@ -121,34 +111,28 @@ class Grant(_Model):
     domains: Domains = Field(
         default=(), max_length=64, description="NAME, *.NAME or NAME:PORT; TLS, and HTTP on 80."
     )
-    vault: tuple[str, ...] = Field(
+    vault: tuple[VaultName, ...] = Field(
         default=(), max_length=32, description="Vault entries that a command may be given."
     )
     inject: tuple[Injection, ...] = Field(
         default=(), max_length=16, description="Credentials that only the gate holds."
     )
-    memory_mb: int = Field(default=1_024, ge=16, le=1_048_576)
-    cpu_percent: int = Field(default=200, ge=1, le=100_000)
-    processes: int = Field(default=128, ge=2, le=32_768)
+    memory_mb: int = Field(default=1_024, ge=16, le=1_048_576, description="Of each run.")
+    cpu_percent: int = Field(default=200, ge=1, le=100_000, description="100 is one core.")
+    processes: int = Field(default=128, ge=2, le=32_768, description="Of each run.")
     seconds: float = Field(default=300.0, gt=0, le=604_800.0, description="Longest run.")
-    network_mb: int = Field(default=256, ge=0, le=1_048_576, description="In both directions, of "
-                            "all runs together.")  # fmt: skip
-    requests: int = Field(default=1_000, ge=0, le=10_000_000, description="Connections, of all "
-                          "runs together.")  # fmt: skip
-    programs: tuple[str, ...] | None = Field(
+    network_mb: int = Field(
+        default=256, ge=0, le=1_048_576, description="In both directions, of all runs together."
+    )
+    requests: int = Field(
+        default=1_000, ge=0, le=10_000_000, description="Connections, of all runs together."
+    )
+    programs: Paths | None = Field(
         default=None, max_length=64, description="Full paths that may be run; none: any."
     )
-    arguments: tuple[str, ...] | None = Field(
+    arguments: tuple[Annotated[str, Field(max_length=131_072)], ...] | None = Field(
         default=None, max_length=256, description="Exactly these arguments; none: any."
     )
-
-    @field_validator("domains")
-    @classmethod
-    def _domains(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            return tuple(str(parse_target(domain)) for domain in domains)
-        except HostError as error:
-            raise ValueError(str(error)) from error
 
 
 def refusals(grant: Grant, wanted: Wanted, program: str, arguments: Sequence[str]) -> list[str]:
@@ -187,14 +171,21 @@ def within(path: str, *trees: Sequence[str]) -> bool:
     return any(place.is_relative_to(tree) for several in trees for tree in several)
 
 
+def check_injection(one: Injection) -> None:
+    """Refuse a header that says where a request ends or goes; raises `HostError`."""
+    if one.header.lower() in RESERVED_HEADERS:
+        raise HostError(
+            f"{one.header} is not a header for a credential.",
+            fix="Use Authorization, or the header that the service documents.",
+            code="invalid_argument",
+        )
+
+
 def check_variable(name: str) -> None:
     """Refuse what is no name for a variable of the command; raises `HostError`."""
     if not ENVIRONMENT_NAME.fullmatch(name) or name.startswith(RESERVED_NAMES):
         raise HostError(
             f"{name[:80]!r} cannot be a variable of the command.",
             fix="Use letters, digits and underscores; PATH, HOME and LD_… are the sandbox's own.",
-            code="bad_arguments",
+            code="invalid_argument",
         )
-
-
-Verdict = Literal["allowed", "refused"]

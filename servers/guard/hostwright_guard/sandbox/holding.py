@@ -41,6 +41,9 @@ class Run:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     stdin: bytes = b""
     token: str | None = None
+    fixed_limits: bool = True
+    fixed_seconds: bool = True
+    """Whether the caller asked for these; else they are made to fit the token."""
     head_bytes: int = 16_384
     tail_bytes: int = 16_384
 
@@ -146,7 +149,7 @@ class Holder:
         rules = Rules(
             targets,
             Allowance(requests, count),
-            {one.domain: _credential(one, values) for one in wanted.inject},
+            {parse_target(i.domain).pattern: _credential(i, values) for i in wanted.inject},
         )
         gate = Gate(
             rules,

@@ -101,7 +101,7 @@ def resolve(path: str) -> str:
         raise HostError(
             f"{path[:200]!r} is not an absolute path.",
             fix="Give it from /, or from the home folder as ~/….",
-            code="bad_arguments",
+            code="invalid_argument",
         )
     try:
         return os.path.realpath(path, strict=True)

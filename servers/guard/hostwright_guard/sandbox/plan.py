@@ -20,13 +20,15 @@ from hostwright_guard.sandbox.warden.life import FILTER, FIRST_DATA
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECRETS = "/run/secrets"
 SCRATCH = "/tmp"  # noqa: S108 - the sandbox's own, in memory
-# The kernel's own tables, which tell about the whole machine and its addresses in memory.
-MASKED = (
-    "/proc/kcore", "/proc/keys", "/proc/kmsg", "/proc/kallsyms", "/proc/kpagecount",
-    "/proc/kpageflags", "/proc/kpagecgroup", "/proc/slabinfo", "/proc/vmallocinfo",
-    "/proc/pagetypeinfo", "/proc/iomem", "/proc/ioports", "/proc/timer_list",
-    "/proc/sched_debug", "/proc/latency_stats", "/proc/config.gz",
-)  # fmt: skip
+# The kernel's own tables, which tell about the whole machine: those that everybody may read, and
+# those that only root may. A sandbox of root's has root's number.
+MASKED = ("/proc/kallsyms", "/proc/keys", "/proc/sched_debug", "/proc/latency_stats")
+MASKED_FOR_ROOT = (
+    *MASKED,
+    *("/proc/kcore", "/proc/kmsg", "/proc/kpagecount", "/proc/kpageflags", "/proc/kpagecgroup"),
+    *("/proc/slabinfo", "/proc/vmallocinfo", "/proc/pagetypeinfo", "/proc/iomem"),
+    *("/proc/ioports", "/proc/timer_list", "/proc/config.gz"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,8 @@ def make_plan(
     rights["/etc"] = kernel.READ
     size = str(limits.scratch_mb * 2**20)
     arguments += ("--proc", "/proc", "--dev", "/dev")
-    if as_root:
-        # Only root could read them anyway; but then a sandbox of root's has root's number.
-        for path in (path for path in MASKED if (root / path.lstrip("/")).exists()):
+    for path in MASKED_FOR_ROOT if as_root else MASKED:
+        if (root / path.lstrip("/")).exists():
             arguments += ("--ro-bind", "/dev/null", path)
     # bwrap's own is as large as half of the memory.
     arguments += ("--perms", "1777", "--size", size, "--tmpfs", "/dev/shm")  # noqa: S108

@@ -16,6 +16,7 @@ from hostwright_guard.sandbox.capabilities import (
     Grant,
     Injection,
     Wanted,
+    check_injection,
     check_variable,
     refusals,
 )
@@ -89,12 +90,17 @@ class SandboxService:
 
     def prepare(self, run: Run) -> Prepared:
         """Everything that can be refused is refused here, before the token is used. Blocking."""
-        for name in run.environment:
+        variables = [use.env for use in run.wanted.vault if use.env]
+        for name in (*run.environment, *variables):
             check_variable(name)
+        for one in run.wanted.inject:
+            check_injection(one)
         wanted = self._resolved(run.wanted)
         use = self.tokens.look(run.token, run.holder) if run.token else None
         if use is None and wanted.bare:
             _refuse_more_than_free(wanted)
+        if use is not None:
+            wanted = _fitted(run, wanted, use)
         if run.token and wanted.bare:
             assert use is not None  # noqa: S101 - there is a token
             wanted = _all_of(use, wanted)
@@ -187,8 +193,11 @@ def resolved_grant(grant: Grant) -> Grant:
     """With paths as they are on disk; raises `HostError` for what can never be given. Blocking."""
     read = tuple(places.resolve(path) for path in grant.read)
     write = tuple(places.resolve(path) for path in grant.write)
+    domains = tuple(str(parse_target(domain)) for domain in grant.domains)
+    for one in grant.inject:
+        check_injection(one)
     places.refuse_kernel_trees({**dict.fromkeys(read, False), **dict.fromkeys(write, True)})
-    return grant.model_copy(update={"read": read, "write": write})
+    return grant.model_copy(update={"read": read, "write": write, "domains": domains})
 
 
 def _refuse_more_than_free(wanted: Wanted) -> None:
@@ -208,6 +217,21 @@ def _refuse_more_than_free(wanted: Wanted) -> None:
             )
 
 
+def _fitted(run: Run, wanted: Wanted, use: Use) -> Wanted:
+    """Usual limits that the caller did not ask for are made to fit."""
+    limits, seconds = wanted.limits, wanted.seconds
+    if not run.fixed_limits:
+        limits = limits.model_copy(
+            update={
+                name: min(getattr(limits, name), *(getattr(g, name) for g in use.grants))
+                for name in ("memory_mb", "cpu_percent", "processes")
+            }
+        )
+    if not run.fixed_seconds:
+        seconds = min(seconds, *(grant.seconds for grant in use.grants))
+    return wanted.model_copy(update={"limits": limits, "seconds": seconds})
+
+
 def _working_folder(asked: str | None, opened: Places) -> str:
     if asked is None or asked == SCRATCH:
         return SCRATCH
@@ -216,7 +240,7 @@ def _working_folder(asked: str | None, opened: Places) -> str:
         raise HostError(
             f"The working folder {cwd} is not in the sandbox.",
             fix="Declare it (read or write), or leave cwd out.",
-            code="bad_arguments",
+            code="invalid_argument",
         )
     return cwd
 

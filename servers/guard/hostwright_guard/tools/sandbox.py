@@ -44,6 +44,7 @@ TokenText = Annotated[
 JobId = Annotated[str, Field(min_length=1, max_length=64, description="From sandbox_exec.")]
 TokenId = Annotated[str, Field(min_length=16, max_length=16, description="From capability_list.")]
 
+DEFAULT_SECONDS = 30.0
 GRAVE = ("read_paths", "write_paths", "domains", "vault", "inject")
 
 
@@ -122,18 +123,28 @@ def _register_runs(app: HostServer, service: SandboxService, jobs: JobStore) -> 
             str | None, Field(max_length=4_096, description="One of the paths. Default: /tmp.")
         ] = None,
         env: Annotated[
-            dict[str, Annotated[str, Field(max_length=131_072)]] | None, Field(max_length=256)
+            dict[str, Annotated[str, Field(max_length=131_072)]] | None,
+            Field(max_length=256, description="Variables; nothing else is inherited."),
         ] = None,
-        stdin: Annotated[str | None, Field(max_length=4_194_304)] = None,
-        limits: Annotated[Limits, Field(description="Memory, processor, processes.")] = Limits(),  # noqa: B008
+        stdin: Annotated[
+            str | None, Field(max_length=4_194_304, description="Written to stdin as UTF-8.")
+        ] = None,
+        limits: Annotated[
+            Limits | None, Field(description="Memory, processor, processes; else the usual ones.")
+        ] = None,
         timeout_seconds: Annotated[
-            float, Field(gt=0, le=604_800, description="Then everything is ended.")
-        ] = 30.0,
+            float | None,
+            Field(gt=0, le=604_800, description="Then everything is ended. Default: 30."),
+        ] = None,
         wait_seconds: Annotated[
             float, Field(ge=0, le=50, description="Then it goes on as a job (sandbox_output).")
         ] = 30.0,
-        head_bytes: Annotated[int, Field(ge=0, le=262_144)] = 16_384,
-        tail_bytes: Annotated[int, Field(ge=0, le=262_144)] = 16_384,
+        head_bytes: Annotated[
+            int, Field(ge=0, le=262_144, description="Kept from the start of each stream.")
+        ] = 16_384,
+        tail_bytes: Annotated[
+            int, Field(ge=0, le=262_144, description="Kept from the end of each stream.")
+        ] = 16_384,
     ) -> SandboxResult:
         """Run a command that sees, reaches and uses only what is declared; nothing is inherited.
 
@@ -150,10 +161,12 @@ def _register_runs(app: HostServer, service: SandboxService, jobs: JobStore) -> 
                 domains=tuple(domains or ()),
                 vault=tuple(vault or ()),
                 inject=tuple(inject or ()),
-                limits=limits,
-                seconds=timeout_seconds,
+                limits=limits or Limits(),
+                seconds=timeout_seconds or DEFAULT_SECONDS,
             ),
             holder(),
+            fixed_limits=limits is not None,
+            fixed_seconds=timeout_seconds is not None,
             cwd=cwd,
             environment=env or {},
             stdin=(stdin or "").encode("utf-8", "surrogateescape"),
@@ -179,11 +192,15 @@ def _register_runs(app: HostServer, service: SandboxService, jobs: JobStore) -> 
     async def sandbox_output(
         job_id: JobId,
         wait_seconds: Annotated[float, Field(ge=0, le=45, description="For its end.")] = 0.0,
-        stream: Literal["stdout", "stderr"] = "stdout",
+        stream: Annotated[Literal["stdout", "stderr"], Field(description="Which stream.")] = (
+            "stdout"
+        ),
         offset_bytes: Annotated[
             int, Field(ge=-(1 << 40), le=1 << 40, description="Negative: from the end.")
         ] = 0,
-        limit_bytes: Annotated[int, Field(ge=4, le=262_144)] = 65_536,
+        limit_bytes: Annotated[
+            int, Field(ge=4, le=262_144, description="Bytes per page.")
+        ] = 65_536,
     ) -> SandboxOutput:
         """How a run is, and a page of its output so far; go on with next_offset_bytes."""
         await _own(jobs, job_id)
@@ -196,7 +213,10 @@ def _register_runs(app: HostServer, service: SandboxService, jobs: JobStore) -> 
 
     @app.write_tool(destructive=False, idempotent=True)
     async def sandbox_cancel(
-        job_id: JobId, wait_seconds: Annotated[float, Field(ge=0, le=45)] = 10.0
+        job_id: JobId,
+        wait_seconds: Annotated[
+            float, Field(ge=0, le=45, description="How long to wait for its end.")
+        ] = 10.0,
     ) -> JobRecord:
         """End a run and everything in its sandbox."""
         await _own(jobs, job_id)
@@ -209,7 +229,9 @@ def _register_tokens(app: HostServer, tokens: TokenStore) -> None:
     async def capability_mint(
         grant: Annotated[Grant, Field(description="What runs with it may have.")],
         uses: Annotated[int, Field(ge=1, le=10_000, description="Runs.")] = 1,
-        valid_seconds: Annotated[float, Field(ge=1, le=86_400)] = 600.0,
+        valid_seconds: Annotated[
+            float, Field(ge=1, le=86_400, description="Then it has expired.")
+        ] = 600.0,
         note: Annotated[str, Field(max_length=500, description="For the owner: what for.")] = "",
     ) -> Minted:
         """Get a token for several runs of one kind, so that the owner is asked once.
@@ -226,10 +248,10 @@ def _register_tokens(app: HostServer, tokens: TokenStore) -> None:
 
     @app.read_tool()
     def capability_narrow(
-        token: Annotated[str, Field(max_length=65_536)],
+        token: Annotated[str, Field(max_length=65_536, description="From capability_mint.")],
         grant: Annotated[Grant, Field(description="A run must keep to this, too.")],
         expires: Annotated[
-            float | None, Field(gt=0, description="Seconds since 1970; none: as before.")
+            float | None, Field(gt=0, le=1e11, description="Seconds since 1970; none: as before.")
         ] = None,
     ) -> Narrowed:
         """Make a token that allows less from one that you have. The old one stays as it is."""

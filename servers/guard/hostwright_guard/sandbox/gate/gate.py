@@ -36,6 +36,7 @@ MAX_CONNECTIONS = 64
 MAX_DIALLED = 3
 
 Record = Callable[[Attempt], Awaitable[None]]
+Lookup = Callable[[str, int], Awaitable[list[str]]]
 
 
 class Gate:
@@ -48,12 +49,17 @@ class Gate:
         *,
         pinned: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
+        lookup: Lookup | None = None,
     ) -> None:
-        """`pinned`: addresses that the owner gave names in the configuration, also private ones."""
+        """`pinned`: addresses that the owner gave names in the configuration, also private ones.
+
+        `lookup` answers for all other names; by default the system's resolver does.
+        """
         self._rules = rules
         self._record = record
         self._pinned = pinned or {}
         self._tls = tls
+        self._lookup = lookup or _system_lookup
         self._servers: list[asyncio.Server] = []
         self._datagrams: asyncio.DatagramTransport | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -226,12 +232,10 @@ class Gate:
         """The addresses that may be dialled; asked for once per connection."""
         if host in self._pinned:
             return [self._pinned[host]]
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = await self._lookup(host, port)
         except socket.gaierror as error:
             raise RefusedError(f"{host} cannot be resolved: {error.strerror}") from error
-        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
         public = [address for address in addresses if names.is_public(address)]
         if not public:
             raise RefusedError(f"{host} leads to {', '.join(addresses)}, which is not public")
@@ -305,6 +309,11 @@ class _Names(asyncio.DatagramProtocol):
         # A flood of questions costs the server no more than this.
         if self._asked <= 500 and self._transport and (message := self._answer(data)):
             self._transport.sendto(message, addr)
+
+
+async def _system_lookup(host: str, port: int) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(one[4][0]) for one in found))
 
 
 async def _read_hello(reader: asyncio.StreamReader) -> tuple[bytes, str]:
