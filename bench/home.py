@@ -21,6 +21,7 @@ import psutil
 from bench.processes import CommandError, clean_environment, run, tree
 from bench.wire import Era, HttpClient, PipeClient
 from hostwright.manifest import Manifest
+from hostwright.manifest_files import suite_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPS = ROOT / ".test-deps" / "bench"
@@ -82,9 +83,10 @@ class Home:
         self._begun = False
         manifests = self.folder / "config" / "manifests"
         manifests.mkdir(parents=True, mode=0o700)
-        if not system:
-            text = 'name = "system"\nentry_point = "system"\nenabled = false\n'
-            (manifests / "system.toml").write_text(text)
+        for suite in suite_folder().glob("*.toml"):
+            if not (system and suite.stem == "system"):
+                text = f'name = "{suite.stem}"\nentry_point = "{suite.stem}"\nenabled = false\n'
+                (manifests / suite.name).write_text(text)
         names = ["echo"] if echo else []
         names += [f"echo-{number}" for number in range(1, copies + 1)]
         for name in names:

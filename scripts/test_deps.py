@@ -50,6 +50,9 @@ class SystemPackage:
 SYSTEM_PACKAGES = (
     SystemPackage("systemd", Path("/usr/lib/systemd/systemd"), root_only=True),
     SystemPackage("dbus", Path("/usr/bin/dbus-daemon"), root_only=True),
+    SystemPackage("bubblewrap", Path("/usr/bin/bwrap")),
+    # What runs inside the sandboxes of the escape suite: an interpreter that every user may run.
+    SystemPackage("python3", Path("/usr/bin/python3"), root_only=True),
     SystemPackage("dbus-user-session", Path("/usr/lib/systemd/user/dbus.socket"), root_only=True),
 )
 

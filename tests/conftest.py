@@ -23,7 +23,7 @@ def home(tmp_path: Path) -> Iterator[Installation]:
 @pytest.fixture
 def bare_home(home: Installation) -> Installation:
     """The same without our own server, for tests that are about others."""
-    home.without_system()
+    home.without_suite()
     return home
 
 

@@ -34,6 +34,7 @@ Way = Literal["stdio", "http", "socket"]
 ERAS: tuple[Era, ...] = ("legacy", "2026-07-28")
 WAYS: tuple[Way, ...] = ("stdio", "http", "socket")
 MODERN: Era = "2026-07-28"
+SUITE = tuple(sorted(file.stem for file in Path(__file__).parent.parent.glob("manifests/*.toml")))
 LINUX = sys.platform == "linux"
 BIN = Path(sys.executable).parent
 THIRD_PARTY = Path(__file__).with_name("third_party.py")
@@ -74,9 +75,10 @@ class Installation:
         command = [sys.executable, str(THIRD_PARTY), "--name", name, *options]
         self.manifest(name, f"command = {json.dumps(command)}", breaker=breaker, more=more)
 
-    def without_system(self) -> None:
-        """Leave our own server out where a test is about others: it is the slowest to start."""
-        self.manifest("system", 'entry_point = "system"\nenabled = false')
+    def without_suite(self) -> None:
+        """Leave our own servers out where a test is about others: they are the slowest to start."""
+        for name in SUITE:
+            self.manifest(name, f'entry_point = "{name}"\nenabled = false')
 
     def manifest(self, name: str, text: str, *, breaker: int = 50, more: str = "") -> None:
         """A manifest of the owner's."""

@@ -18,7 +18,7 @@ from .daemon_harness import BIN, LINUX, Daemon, Installation, request, wait_for
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     installation = Installation(tmp_path_factory.mktemp("connect"))
-    installation.without_system()
+    installation.without_suite()
     installation.third_party("demo")
     try:
         yield installation
@@ -132,7 +132,7 @@ def test_a_name_that_no_server_has_is_refused_with_those_there_are(
 
 def test_ensure_starts_the_daemon_once_for_all_who_come(tmp_path: Path) -> None:
     home = Installation(tmp_path)
-    home.without_system()
+    home.without_suite()
     home.third_party("demo")
     pipe = subprocess.PIPE
     try:

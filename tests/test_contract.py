@@ -14,10 +14,10 @@ import mcp_types as mcp
 import pytest
 from jsonschema import Draft202012Validator
 
-from .daemon_harness import Daemon, Installation
+from .daemon_harness import SUITE, Daemon, Installation
 
 ERROR_META = "dev.hostwright/error"
-SERVERS = ("system", "hostwright")
+SERVERS = (*SUITE, "hostwright")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ async def listed(daemon: Daemon, server: str) -> list[mcp.Tool]:
 @pytest.mark.parametrize("server", SERVERS)
 async def test_every_tool_declares_itself_fully(daemon: Daemon, server: str) -> None:
     tools = await listed(daemon, server)
-    assert len(tools) >= 5
+    assert len(tools) >= 4
     faults = [f"{tool.name}: {fault}" for tool in tools for fault in declaration_faults(tool)]
     assert not faults, "\n".join(faults)
 
@@ -229,6 +229,8 @@ def unbounded(schema: dict[str, Any]) -> list[str]:
 
 def unbounded_object(schema: dict[str, Any]) -> list[str]:
     """An object has known members, or members without number and size."""
+    if "maxBytes" in schema:
+        return []  # the arguments of another call, which only that call's schema knows
     rest = schema.get("additionalProperties", True)
     faults = [
         f"{name}: {fault}"

@@ -182,7 +182,7 @@ def test_a_second_daemon_is_refused_and_harms_nothing(bare_home: Installation) -
         # The same for its port.
         port = httpx2.URL(daemon.url).port or 0
         other = Installation(bare_home.folder / "other")
-        other.without_system()
+        other.without_suite()
         other.port = port
         try:
             refused = other.cli("up", ok=False)

@@ -289,7 +289,7 @@ async def test_what_the_owner_excluded_cannot_be_called(bare_home: Installation)
 async def test_a_remote_server_that_comes_and_goes(bare_home: Installation, tmp_path: Any) -> None:
     """A manifest with a url: another supervisor's own server, over HTTP with a token."""
     far = Installation(tmp_path / "far")
-    far.without_system()
+    far.without_suite()
     far.third_party("distant", "--resources")
     try:
         with far.up() as upstream:

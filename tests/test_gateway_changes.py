@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from .daemon_harness import MODERN, WAYS, Daemon, Installation, Way, request, text, wait_for
+from .daemon_harness import MODERN, SUITE, WAYS, Daemon, Installation, Way, request, text, wait_for
 
 CHANGED = "notifications/tools/list_changed"
 
@@ -87,7 +87,7 @@ def test_health_and_readiness_need_no_token(gateway: Daemon) -> None:
     assert (answer.status_code, answer.text) == (200, "ok\n")
     ready = httpx2.get(f"{gateway.origin}/readyz")
     assert ready.status_code == 200
-    names = ("alpha", "beta", "gamma", "hostwright", "system")
+    names = ("alpha", "beta", "gamma", "hostwright", *SUITE)
     assert ready.json() == {"ready": True, "servers": dict.fromkeys(names, "ready")}
 
 

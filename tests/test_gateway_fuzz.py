@@ -66,7 +66,7 @@ def new_tag() -> str:
 @pytest.fixture(scope="module")
 def fuzzed_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     home = Installation(tmp_path_factory.mktemp("fuzzed"))
-    home.without_system()
+    home.without_suite()
     home.third_party("alpha", "--era", "modern", "--resources")
     home.third_party("beta", "--era", "legacy", "--resources")
     try:

@@ -31,7 +31,7 @@ WAIT_SECONDS = {"modern": 2.0, "legacy": 20.0}
 @pytest.fixture(scope="module")
 def watched_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     home = Installation(tmp_path_factory.mktemp("watched"))
-    home.without_system()
+    home.without_suite()
     for era in BACKENDS:
         command = json.dumps([sys.executable, SERVER])
         home.manifest(era, f'command = {command}\nera = "{era}"')

@@ -117,7 +117,7 @@ def remote() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def npm_home(tmp_path_factory: pytest.TempPathFactory, remote: int) -> Iterator[Installation]:
     home = Installation(tmp_path_factory.mktemp("npm"))
-    home.without_system()
+    home.without_suite()
     home.manifest("everything", command("server-everything", "stdio"), more=PER_CLIENT)
     home.manifest("everything-http", f'url = "http://127.0.0.1:{remote}/mcp"', more=PER_CLIENT)
     shared = home.work / ALLOWED

@@ -135,7 +135,7 @@ async def _soak(home: Installation) -> Load:
 def soaked(tmp_path_factory: pytest.TempPathFactory) -> Load:
     """One soak for all that is asked of it; what must hold during it is asserted there."""
     home = Installation(tmp_path_factory.mktemp("soak"))
-    home.without_system()
+    home.without_suite()
     home.third_party("mortal", "--era", "modern", "--tool", "read_echo", breaker=1_000)
     try:
         return asyncio.run(_soak(home))

@@ -70,7 +70,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
         patch.setenv(name, value)
     patch.delenv("HOSTWRIGHT_VAULT_PASSPHRASE_FILE")
     made = Installation(tmp_path_factory.mktemp("third"), profile="standard")
-    made.without_system()
+    made.without_suite()
     made.third_party("shop", "--tool", "buy", more=GUARD)
     made.third_party("modern", "--era", "modern", "--tool", "buy")
     made.third_party("eager", "--idempotent")
@@ -273,7 +273,7 @@ def test_a_rename_that_cannot_be_is_refused(home: Installation, options: list[st
 
 async def test_a_manifest_can_rename_and_hide(tmp_path: Path) -> None:
     home = Installation(tmp_path)
-    home.without_system()
+    home.without_suite()
     more = '[tools]\nexclude = ["die"]\nrename = { echo = "say", pid = "hang" }'
     home.third_party("shop", more=more)
     try:

@@ -16,7 +16,7 @@ from fastmcp.client.transports import StreamableHttpTransport
 
 from hostwright.toolsearch.index import Document, ToolIndex
 
-from .daemon_harness import ERAS, Daemon, Era, Installation, failure, over_socket, structured
+from .daemon_harness import ERAS, SUITE, Daemon, Era, Installation, failure, over_socket, structured
 
 REQUESTS = {
     "how much memory is free": "system_health",
@@ -153,7 +153,7 @@ async def test_a_call_over_the_search_is_guarded_like_any_other(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     home = Installation(tmp_path_factory.mktemp("observe"), profile="observe")
-    home.without_system()
+    home.without_suite()
     home.third_party("shop", "--tool", "buy")
     try:
         with home.up() as daemon:
@@ -170,7 +170,7 @@ async def test_a_call_over_the_search_is_guarded_like_any_other(
 
 def test_what_the_listing_costs_is_told(home: Installation, daemon: Daemon) -> None:
     costs = json.loads(home.cli("tools", "--cost", "--json").stdout)
-    assert {one["server"] for one in costs["servers"]} == {"system", "hostwright", "shop"}
+    assert {one["server"] for one in costs["servers"]} == {*SUITE, "hostwright", "shop"}
     assert costs["full_tokens"] == sum(one["tokens"] for one in costs["tools"])
     assert costs["search_tokens"] < costs["full_tokens"] / 5
     assert "/ 3.6" in costs["method"]

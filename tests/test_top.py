@@ -27,7 +27,7 @@ from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.paths import Paths
 from hostwright_kit.runtime import APPROVALS_FILE
 
-from .daemon_harness import BIN, Installation
+from .daemon_harness import BIN, SUITE, Installation
 
 PIN = "4711-pin"
 SECONDS = 60
@@ -111,7 +111,7 @@ async def test_it_shows_servers_and_calls_and_restarts_what_is_confirmed(
     with world.up() as daemon:
         app = top(world)
         async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda: len(rows(pilot, "servers")) == 4)
+            await until(pilot, lambda: len(rows(pilot, "servers")) == len(SUITE) + 3)
             await until(pilot, lambda: "● ready" in rows(pilot, "servers")[0])
             await until(pilot, lambda: "ready after" in words(pilot, "log"))
             async with daemon.client(name="slow-caller") as client:

@@ -3,21 +3,26 @@
 State machine of a row (each step one atomic UPDATE that names the state it leaves):
 
     pending ──grant──▶ granted ──consume──▶ consumed
-       │ └──deny──▶ denied   └─(time)─▶ expired
-       └───(time)─▶ expired
+       │ │└─deny──▶ denied   │ └─(time)─▶ expired
+       │ └─(time)─▶ expired  └──cancel──▶ cancelled
+       └──cancel──▶ cancelled
 
-`digest` covers caller, server, tool, canonical arguments and working folder. Every grant and
-denial is in the ledger before it takes effect (the transaction that makes it is held open for that
-long), so a crash between the two leaves a grant that was announced and never worked, not one that
-worked and was never announced.
+`digest` covers caller, server, tool, canonical arguments, working folder and the state of the files
+that the call would overwrite. Every grant and denial is in the ledger before it takes effect (the
+transaction that makes it is held open for that long), so a crash between the two leaves a grant
+that was announced and never worked, not one that worked and was never announced.
+
+Time runs on the boot's own clock, which nobody can set. After a reboot that clock says nothing
+about the time before, so the wall clock decides, and against the approval wherever it could have
+been set: it has expired when the wall clock stands before its beginning, or when the machine has
+been up for longer than it was to last.
 """
 
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +30,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from hostwright_kit.canonical import canonical
-from hostwright_kit.clock import utc_in, utc_now
+from hostwright_kit.clock import Instant, instant
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Entry, Ledger
 from hostwright_kit.store import naming_the_cause, open_store, transaction
 
-State = Literal["pending", "granted", "denied", "consumed", "expired"]
+State = Literal["pending", "granted", "denied", "consumed", "expired", "cancelled"]
 Via = Literal["terminal", "client"]
 
 # No 0, 1, I, O, U: ids are read aloud and typed.
@@ -56,7 +61,25 @@ MIGRATIONS = (
     CREATE INDEX approvals_digest ON approvals (digest, state);
     CREATE UNIQUE INDEX approvals_open ON approvals (digest) WHERE state = 'pending';
     """,
+    """
+    ALTER TABLE approvals ADD COLUMN bound TEXT NOT NULL DEFAULT '{}';
+    ALTER TABLE approvals ADD COLUMN folder TEXT NOT NULL DEFAULT '';
+    ALTER TABLE approvals ADD COLUMN call TEXT NOT NULL DEFAULT '';
+    ALTER TABLE approvals ADD COLUMN overwrites TEXT NOT NULL DEFAULT '{}';
+    ALTER TABLE approvals ADD COLUMN why TEXT NOT NULL DEFAULT '';
+    ALTER TABLE approvals ADD COLUMN boot TEXT NOT NULL DEFAULT '';
+    ALTER TABLE approvals ADD COLUMN deadline REAL NOT NULL DEFAULT 0;
+    ALTER TABLE approvals ADD COLUMN lifetime REAL NOT NULL DEFAULT 86400;
+    CREATE INDEX approvals_call ON approvals (call, state);
+    """,
 )
+
+# What has run out at the moment that the parameters tell; see the head of this file.
+_OVER = """
+    CASE WHEN boot = :boot AND boot != '' THEN deadline <= :elapsed
+    ELSE expires <= :now OR COALESCE(decided, created) > :now
+        OR (:boot != '' AND boot != '' AND lifetime <= :elapsed) END
+"""
 
 
 class Approval(BaseModel, frozen=True):
@@ -74,6 +97,27 @@ class Approval(BaseModel, frozen=True):
     expires: str
     decided: str | None = None
     via: str | None = None
+    bound: str = Field(default="{}", description="The caller as it is bound, canonical JSON.")
+    folder: str = Field(default="", description="Where the call would be carried out.")
+    call: str = Field(default="", description="The digest without what is overwritten.")
+    overwrites: str = Field(
+        default="{}", description="Canonical JSON: each path that is overwritten, and its state."
+    )
+    why: str = Field(default="", description="What the caller says it wants this for.")
+    boot: str = ""
+    deadline: float = Field(default=0.0, description="On that boot's own clock, seconds.")
+    lifetime: float = Field(default=86_400.0, description="Seconds, from its last step on.")
+
+    def is_over(self, now: Instant) -> bool:
+        """Whether its time has run out, written down or not."""
+        if self.boot and self.boot == now.boot:
+            return self.deadline <= now.elapsed
+        rebooted = bool(self.boot and now.boot)
+        return (
+            self.expires <= now.written
+            or (self.decided or self.created) > now.written
+            or (rebooted and self.lifetime <= now.elapsed)
+        )
 
 
 class Request(BaseModel, frozen=True):
@@ -85,13 +129,26 @@ class Request(BaseModel, frozen=True):
     tool: str
     arguments: Mapping[str, Any] = Field(description="Redacted; shown to the owner.")
     reason: str
+    bound: Mapping[str, Any] = {}
+    folder: str = ""
+    call: str = ""
+    overwrites: Mapping[str, str] = {}
+    why: str = ""
 
 
 class Approvals:
     """The approvals of one installation. Blocking, thread-safe, shared between processes."""
 
-    def __init__(self, path: Path, ledger: Ledger, *, lifetime_seconds: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        ledger: Ledger,
+        *,
+        lifetime_seconds: float,
+        clock: Callable[[], Instant] = instant,
+    ) -> None:
         self._path = path
+        self._clock = clock
         self._db = open_store(path, MIGRATIONS)
         self._lock = threading.RLock()
         self._ledger = ledger
@@ -110,6 +167,7 @@ class Approvals:
                     fix="Let the owner decide those first (hostwright pending).",
                     code="too_many_pending",
                 )
+            now = self._clock()
             asked = Approval(
                 id="".join(secrets.choice(ID_ALPHABET) for _ in range(8)),
                 digest=wanted.digest,
@@ -119,8 +177,16 @@ class Approvals:
                 arguments=canonical(wanted.arguments).decode(),
                 reason=wanted.reason,
                 state="pending",
-                created=utc_now(),
-                expires=utc_in(self._lifetime),
+                created=now.written,
+                expires=now.written_in(self._lifetime),
+                bound=canonical(wanted.bound).decode(),
+                folder=wanted.folder,
+                call=wanted.call,
+                overwrites=canonical(wanted.overwrites).decode(),
+                why=wanted.why,
+                boot=now.boot,
+                deadline=now.elapsed + self._lifetime,
+                lifetime=self._lifetime,
             )
             self._record("approval.requested", asked)
             columns = asked.model_dump()
@@ -141,7 +207,7 @@ class Approvals:
                 "WHERE digest = ? AND state = 'granted' LIMIT 1) RETURNING *",
                 (digest,),
             ).fetchall()
-        return _approval(rows[0]) if rows else None
+        return Approval.model_validate(dict(rows[0])) if rows else None
 
     def grant(self, approval_id: str, *, via: Via, by: str) -> Approval:
         """Let the call happen once. The grant lasts as long again as the question did."""
@@ -151,10 +217,29 @@ class Approvals:
         """Refuse the call."""
         return self._decide(approval_id, "denied", via=via, by=by)
 
+    def cancel(self, approval_id: str, *, by: str) -> Approval:
+        """Take a question or an unused grant back, on behalf of who asked."""
+        with self._writing():
+            self._expire()
+            approval = self._get(approval_id)
+            if approval.state not in ("pending", "granted"):
+                raise _closed(approval)
+            self._record("approval.cancelled", approval, by=by)
+            self._db.execute(
+                "UPDATE approvals SET state = 'cancelled' WHERE id = ?", (approval.id,)
+            )
+            return self._get(approval.id)
+
     def get(self, approval_id: str) -> Approval:
         """One approval by its id."""
         with self._lock, naming_the_cause(self._path):
             return self._get(approval_id)
+
+    def granted(self, digest: str) -> Approval | None:
+        """The grant for this digest that nobody has used yet."""
+        with self._lock, naming_the_cause(self._path):
+            rows = self._rows("digest = ? AND state = 'granted'", digest)
+        return next((approval for approval in rows if approval.state == "granted"), None)
 
     def pending(self) -> list[Approval]:
         """What waits for the owner, oldest first."""
@@ -172,15 +257,22 @@ class Approvals:
             self._expire()
             approval = self._get(approval_id)
             if approval.state != "pending":
-                raise HostError(
-                    f"The approval {approval.id} is {approval.state} already.",
-                    fix="Let the agent make the call again; it gets a new request.",
-                    code="approval_closed",
-                )
+                raise _closed(approval)
             self._record(f"approval.{state}", approval, via=via, by=by)
+            now = self._clock()
             self._db.execute(
-                "UPDATE approvals SET state = ?, decided = ?, via = ?, expires = ? WHERE id = ?",
-                (state, utc_now(), via, utc_in(self._lifetime), approval.id),
+                "UPDATE approvals SET state = ?, decided = ?, via = ?, expires = ?, boot = ?, "
+                "deadline = ?, lifetime = ? WHERE id = ?",
+                (
+                    state,
+                    now.written,
+                    via,
+                    now.written_in(self._lifetime),
+                    now.boot,
+                    now.elapsed + self._lifetime,
+                    self._lifetime,
+                    approval.id,
+                ),
             )
             return self._get(approval.id)
 
@@ -201,10 +293,11 @@ class Approvals:
         return found[0]
 
     def _expire(self) -> None:
+        now = self._clock()
         self._db.execute(
-            "UPDATE approvals SET state = 'expired' "
-            "WHERE state IN ('pending', 'granted') AND expires <= ?",
-            (utc_now(),),
+            "UPDATE approvals SET state = 'expired' "  # noqa: S608 - our own constant
+            f"WHERE state IN ('pending', 'granted') AND {_OVER}",
+            {"boot": now.boot, "elapsed": now.elapsed, "now": now.written},
         )
 
     def _record(self, kind: str, approval: Approval, **detail: str) -> None:
@@ -228,12 +321,20 @@ class Approvals:
             f"SELECT * FROM approvals WHERE {where}",  # noqa: S608 - our own constants
             (value,),
         ).fetchall()
-        return [_approval(row) for row in rows]
+        now = self._clock()
+        return [_as_of(now, Approval.model_validate(dict(row))) for row in rows]
 
 
-def _approval(row: sqlite3.Row) -> Approval:
-    """The row as it is now: time runs out whether or not somebody has written that down."""
-    approval = Approval.model_validate(dict(row))
-    if approval.state in ("pending", "granted") and approval.expires <= utc_now():
+def _as_of(now: Instant, approval: Approval) -> Approval:
+    """Time runs out whether or not somebody has written that down."""
+    if approval.state in ("pending", "granted") and approval.is_over(now):
         return approval.model_copy(update={"state": "expired"})
     return approval
+
+
+def _closed(approval: Approval) -> HostError:
+    return HostError(
+        f"The approval {approval.id} is {approval.state} already.",
+        fix="Let the agent make the call again; it gets a new request.",
+        code="approval_closed",
+    )

@@ -18,7 +18,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from hostwright_kit.approvals import Approval, Approvals, Request
 from hostwright_kit.caller import Caller
@@ -26,6 +26,7 @@ from hostwright_kit.canonical import digest
 from hostwright_kit.config import KitConfig
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Entry, Ledger, Receipt
+from hostwright_kit.overwriting import overwritten
 from hostwright_kit.policy import Effect, Judgement, Subject, judge
 from hostwright_kit.redact import redact, secret_values, without
 
@@ -33,6 +34,14 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 ASKED_TEXT_CHARS = 100_000
+
+
+def working_folder() -> str:
+    """Where this process works: what relative paths in a call are relative to."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "(deleted)"
 
 
 class Call(BaseModel, frozen=True):
@@ -45,18 +54,37 @@ class Call(BaseModel, frozen=True):
     effect: Effect
     open_world: bool = False
     secret_names: frozenset[str] = frozenset()
+    overwrites: tuple[str, ...] = ()
+    folder: str = Field(default_factory=working_folder)
 
     @property
     def digest(self) -> str:
-        """What an approval binds: who, what, with exactly which arguments, from where."""
+        """Who, what, with exactly which arguments, from where."""
         return digest(
             {
                 "caller": self.caller.bound,
                 "server": self.server,
                 "tool": self.tool,
                 "arguments": self.arguments,
-                "folder": _folder(),
+                "folder": self.folder,
             }
+        )
+
+    def request(self, reason: str, *, why: str = "") -> Request:
+        """The question to the owner. Reads the files that would be overwritten: blocking."""
+        found = overwritten(self.arguments, self.overwrites, self.folder)
+        return Request(
+            digest=digest({"call": self.digest, "overwrites": found}) if found else self.digest,
+            caller=self.caller.name,
+            server=self.server,
+            tool=self.tool,
+            arguments=self.asked_arguments,
+            reason=reason,
+            bound=self.caller.bound,
+            folder=self.folder,
+            call=self.digest,
+            overwrites=found,
+            why=why,
         )
 
     @property
@@ -140,6 +168,16 @@ class CallScope:
         self.undo = {"tool": tool, "arguments": arguments}
 
 
+_current: ContextVar[Call | None] = ContextVar("hostwright_call", default=None)
+
+
+def current_call() -> Call:
+    """The call that is being carried out."""
+    if (call := _current.get()) is None:
+        raise RuntimeError("no call is being carried out")
+    return call
+
+
 _scope: ContextVar[CallScope | None] = ContextVar("hostwright_call_scope", default=None)
 
 
@@ -173,16 +211,7 @@ class Guard:
         this leg, before `act` begins. Raises `HostError` when the call is denied or waits, `Asked`
         when the client has to put the question.
         """
-        judgement = judge(
-            self.config.policy,
-            Subject(
-                caller_names=call.caller.names,
-                server=call.server,
-                tool=call.tool,
-                effect=call.effect,
-                open_world=call.open_world,
-            ),
-        )
+        judgement = self.judge(call)
         approval: Approval | None = None
         if judgement.verdict == "deny":
             await self._denied(call, judgement.reason)
@@ -194,28 +223,36 @@ class Guard:
         if judgement.verdict == "ask":
             approval = granted or await self._approval(call, judgement, ask)
             took(approval)
-        if call.effect is Effect.READ:
-            return await self._read(call, approval, act, failed)
-        return await self._act(call, judgement, approval, act, failed)
+        current = _current.set(call)
+        try:
+            if call.effect is Effect.READ:
+                return await self._read(call, approval, act, failed)
+            return await self._act(call, judgement, approval, act, failed)
+        finally:
+            _current.reset(current)
+
+    def judge(self, call: Call) -> Judgement:
+        """What the policy says about this call."""
+        return judge(
+            self.config.policy,
+            Subject(
+                caller_names=call.caller.names,
+                server=call.server,
+                tool=call.tool,
+                effect=call.effect,
+                open_world=call.open_world,
+            ),
+        )
 
     async def _approval(
         self, call: Call, judgement: Judgement, ask: Callable[[Approval], Awaitable[Answer]]
     ) -> Approval:
         """A grant for exactly this call, used up by taking it."""
-        bound = call.digest
+        wanted = await asyncio.to_thread(call.request, judgement.reason)
+        bound = wanted.digest
         if taken := await asyncio.to_thread(self.approvals.consume, bound):
             return taken
-        approval = await asyncio.to_thread(
-            self.approvals.request,
-            Request(
-                digest=bound,
-                caller=call.caller.name,
-                server=call.server,
-                tool=call.tool,
-                arguments=call.asked_arguments,
-                reason=judgement.reason,
-            ),
-        )
+        approval = await asyncio.to_thread(self.approvals.request, wanted)
         answer = await ask(approval) if self.config.approval.via_client else Answer.UNASKED
         if answer is Answer.LATER:
             raise Asked(approval)
@@ -350,13 +387,6 @@ class Guard:
         await self.ledger.append_async(
             _entry(call, "call.denied", "denied", arguments=call.shown_arguments, denied_by=reason)
         )
-
-
-def _folder() -> str:
-    try:
-        return str(Path.cwd())
-    except FileNotFoundError:
-        return "(deleted)"
 
 
 def _outcome(

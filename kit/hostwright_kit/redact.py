@@ -57,7 +57,7 @@ _SHAPES: tuple[re.Pattern[str], ...] = (
     re.compile(
         r"\b(sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
         r"|glpat-[\w-]{16,}|xox[abposr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}"
-        r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|hw_[A-Za-z0-9_-]{30,}"
+        r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|hw_[A-Za-z0-9_-]{30,}|hw_cap1\.[\w.-]{40,}"
         r"|(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
     ),
     re.compile(r"://[^\s/:@]{0,256}:([^\s/]{1,1024})@"),

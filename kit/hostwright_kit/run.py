@@ -164,6 +164,7 @@ async def _run(name: str, build: Build, options: argparse.Namespace) -> int:
     ending = Ending(name, lambda: runtime.ledger.close(timeout_seconds=0.5))
     try:
         app = build(runtime)
+        app.publish()
         if options.http:
             runtime.transport = "http"
             work = _serve_http(app, options.http)

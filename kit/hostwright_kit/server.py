@@ -31,17 +31,17 @@ from fastmcp.server.context import Context
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools.base import InputRequiredToolResult, ToolResult
 from jsonschema import Draft202012Validator
-from pydantic import BaseModel
 
 from hostwright_kit.caller import Caller
 from hostwright_kit.check import Finding
 from hostwright_kit.client_asking import ask_client, input_required
 from hostwright_kit.errors import HostError
-from hostwright_kit.guard import Asked, Call, error_detail
+from hostwright_kit.guard import Asked, Call, error_detail, working_folder
 from hostwright_kit.identity import identify
 from hostwright_kit.policy import Effect
 from hostwright_kit.redact import hiding, is_secret_name, redact_text, secret_values
 from hostwright_kit.runtime import Runtime
+from hostwright_kit.served import Served, ToolTraits, publish
 from hostwright_kit.vouching import ERROR_META
 
 logger = logging.getLogger(__name__)
@@ -50,16 +50,6 @@ Returned = TypeVar("Returned")
 
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 MAX_REPORTED_FAULTS = 10
-
-
-class ToolTraits(BaseModel, frozen=True):
-    """What the guard must know of a tool."""
-
-    effect: Effect = Effect.DESTRUCTIVE
-    open_world: bool = True
-    secret_names: frozenset[str] = frozenset()
-    read_when: str | None = None
-    """A boolean parameter that, when true, makes the call a read (a dry run)."""
 
 
 class HostFailureError(ToolError):
@@ -104,21 +94,36 @@ class HostServer(FastMCP[Any]):
         idempotent: bool = False,
         secret_names: tuple[str, ...] = (),
         read_when: str | None = None,
+        overwrites: tuple[str, ...] = (),
+        grave_with: tuple[str, ...] = (),
+        contained_with: str | None = None,
         title: str | None = None,
     ) -> Callable[[Callable[Params, Returned]], Callable[Params, Returned]]:
         """Register a tool that changes something.
 
         `destructive`: it changes or ends what was there before (see `Effect`). `open_world`: it
         reaches beyond this machine or runs what may. `secret_names`: parameters never written
-        down. `read_when`: the boolean parameter that makes a call a dry run.
+        down. `read_when`: the boolean parameter that makes a call a dry run. `overwrites`:
+        parameters that hold paths; an approval binds what stands there. `grave_with`,
+        `contained_with`: see `ToolTraits`.
         """
         traits = ToolTraits(
             effect=Effect.DESTRUCTIVE if destructive else Effect.CONTAINED,
             open_world=open_world,
             secret_names=frozenset(secret_names),
             read_when=read_when,
+            overwrites=overwrites,
+            grave_with=grave_with,
+            contained_with=contained_with,
         )
         return self._register(traits, title=title, idempotent=idempotent)
+
+    def publish(self) -> None:
+        """Tell the other processes of this installation what is served here, and where."""
+        publish(
+            self.runtime.paths.state_dir,
+            Served(server=self.runtime.server, folder=working_folder(), tools=self.traits),
+        )
 
     def _register(
         self, traits: ToolTraits, *, title: str | None, idempotent: bool
@@ -213,15 +218,15 @@ class GuardMiddleware(Middleware):
     def _call(
         self, caller: Caller, tool: str, arguments: Mapping[str, Any], traits: ToolTraits
     ) -> Call:
-        dry_run = traits.read_when is not None and arguments.get(traits.read_when) is True
         return Call(
             caller=caller,
             server=self._app.runtime.server,
             tool=tool,
             arguments=arguments,
-            effect=Effect.READ if dry_run else traits.effect,
-            open_world=traits.open_world,
+            effect=traits.effect_of(arguments),
+            open_world=traits.reaches_out(arguments),
             secret_names=traits.secret_names,
+            overwrites=traits.overwrites,
         )
 
     def _validator(self, name: str, schema: dict[str, Any]) -> Draft202012Validator:

@@ -23,16 +23,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from hostwright_kit import approvals as approvals_module
 from hostwright_kit.approvals import MAX_PENDING_PER_CALLER, Approval, Approvals, Request
 from hostwright_kit.audit import EventFilter, list_events, verify
-from hostwright_kit.clock import format_utc
+from hostwright_kit.clock import Instant
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Ledger
 
 from .kit_harness import Home
 
 LIFETIME = 600.0
+BEGINNING = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 def wanted(digest: str, caller: str = "c") -> Request:
@@ -52,18 +52,15 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="approvals-"))
-        self.now = datetime(2025, 1, 1, tzinfo=UTC)
+        self.now = BEGINNING
         self.state: dict[str, str] = {}
         self.expires: dict[str, datetime] = {}
         self.digest: dict[str, str] = {}
         self.granted = 0
         self.consumed = 0
-        self._clock = pytest.MonkeyPatch()
-        self._clock.setattr(approvals_module, "utc_now", lambda: format_utc(self.now))
-        self._clock.setattr(approvals_module, "utc_in", self.moment_in)
 
-    def moment_in(self, seconds: float) -> str:
-        return format_utc(self.now + timedelta(seconds=seconds))
+    def clock(self) -> Instant:
+        return Instant("boot", (self.now - BEGINNING).total_seconds(), self.now)
 
     @initialize()
     def open(self) -> None:
@@ -72,7 +69,10 @@ class Life(RuleBasedStateMachine):
 
     def open_two(self) -> None:
         path = self.folder / "approvals.db"
-        self.two = [Approvals(path, self.ledger, lifetime_seconds=LIFETIME) for _ in range(2)]
+        self.two = [
+            Approvals(path, self.ledger, lifetime_seconds=LIFETIME, clock=self.clock)
+            for _ in range(2)
+        ]
 
     def teardown(self) -> None:
         for one in self.two:
@@ -83,7 +83,6 @@ class Life(RuleBasedStateMachine):
         assert len(granted) == self.granted, "the ledger tells every grant, and no other"
         assert self.consumed <= self.granted
         assert verify(self.folder / "ledger.db").ok
-        self._clock.undo()
         shutil.rmtree(self.folder)
 
     def expire(self) -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from hostwright_kit.caller import Caller
 from hostwright_kit.policy import Effect, PolicyConfig, Profile, Rule, Subject, Verdict, judge
-from hostwright_kit.server import ToolTraits
+from hostwright_kit.served import ToolTraits
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 NAMES = st.sampled_from(["laptop", "claude", "system", "file_read", "file_write", "[x", "*"])

@@ -35,8 +35,10 @@ from hostwright.status import DaemonStatus, Replacement
 from hostwright.succession import Estate, ask_successor
 from hostwright.telemetry import TelemetrySettings, open_tracer
 from hostwright_kit.errors import HostError
+from hostwright_kit.guard import working_folder
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, Runtime
+from hostwright_kit.served import GATEWAY, Served, publish
 from hostwright_kit.tokens import Tokens
 
 
@@ -177,6 +179,7 @@ class Daemon:
 
         Raises `HostError` when it cannot begin; then nothing is left.
         """
+        self._publish()
         settings, paths, before = self.settings, self.runtime.paths, self._inherited
         sockets = before.listeners if before is not None else None
         probes = probe_routes(self.keeper, self._metrics)
@@ -247,8 +250,16 @@ class Daemon:
         before = self.servers.names()
         self.servers.adopt(self.reloader.manifests)
         self._policing.adopt(self.reloader.manifests)
+        self._publish()
         if self._gateway is not None:
             self._gateway.reloaded(before, (*done.added, *done.changed, *done.removed))
+
+    def _publish(self) -> None:
+        """Tell who asks for an approval in advance what is guarded here, and in which folder."""
+        names = (manifest.name for manifest in self.reloader.manifests)
+        guarded = tuple(name for name in names if self._policing.guard_rules(name) is not None)
+        served = Served(server=GATEWAY, folder=working_folder(), servers=guarded)
+        publish(self.runtime.paths.state_dir, served)
 
     def _record(self, event: ServerEvent) -> None:
         metrics.happened(event.name, event.type)

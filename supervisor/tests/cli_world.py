@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from hostwright.manifest_files import suite_folder
 from hostwright_kit.approvals import Approvals, Request
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.operator_pin import OperatorPin
@@ -27,6 +28,7 @@ from hostwright_kit.paths import Paths
 from hostwright_kit.runtime import APPROVALS_FILE, LEDGER_FILE
 
 PROGRAM = Path(sys.executable).with_name("hostwright")
+SUITE = tuple(sorted(file.stem for file in suite_folder().glob("*.toml")))
 PIN = "4711-pin"
 # A busy machine takes a while; nothing here waits this long when it works.
 PATIENCE_SECONDS = 60.0
@@ -135,6 +137,14 @@ class World:
             text=True,
             start_new_session=True,
         )
+
+    def without_suite(self) -> None:
+        """Our own servers are not started; the supervisor's own tools are."""
+        manifests = self.config / "manifests"
+        manifests.mkdir(mode=0o700, exist_ok=True)
+        for name in SUITE:
+            text = f'name = "{name}"\nentry_point = "{name}"\nenabled = false\n'
+            (manifests / f"{name}.toml").write_text(text)
 
     @contextmanager
     def daemon(self, **env: str) -> Generator[dict[str, Any]]:

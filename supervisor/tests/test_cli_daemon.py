@@ -18,7 +18,7 @@ from fastmcp.client.transports import StdioTransport
 
 from hostwright.status import DaemonStatus
 
-from .cli_world import PIN, PROGRAM, World, wait_for
+from .cli_world import PIN, PROGRAM, SUITE, World, wait_for
 
 Era = Literal["legacy", "2026-07-28"]
 
@@ -46,9 +46,8 @@ def client(world: World, era: Era, *name: str) -> Client[Any]:
 
 
 def test_up_says_that_all_is_well_and_how_to_connect(world: World, running: DaemonStatus) -> None:
-    assert [one.name for one in running.servers] == ["system", "hostwright"]
-    assert running.servers[0].state == "ready"
-    assert running.servers[0].health == "ok"
+    assert [one.name for one in running.servers] == [*SUITE, "hostwright"]
+    assert {(one.state, one.health) for one in running.servers} == {("ready", "ok")}
     assert not running.terminal_approval
     shown = world.ok("status").out
     assert "hostwright init" in shown
@@ -238,13 +237,9 @@ def settled(world: World) -> bool:
 
 
 def off(folder: Path) -> World:
-    """An installation whose only server beside the supervisor's own is not started."""
+    """An installation that starts no server but the supervisor's own."""
     found = World(folder)
-    manifests = found.config / "manifests"
-    manifests.mkdir(mode=0o700)
-    (manifests / "system.toml").write_text(
-        'name = "system"\nentry_point = "system"\nenabled = false\n'
-    )
+    found.without_suite()
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .cli_world import Done, World
+from .cli_world import SUITE, Done, World
 
 FOREIGN_UID = 65_534
 
@@ -17,11 +17,7 @@ FOREIGN_UID = 65_534
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     found = World(tmp_path)
-    manifests = found.config / "manifests"
-    manifests.mkdir(mode=0o700)
-    (manifests / "system.toml").write_text(
-        'name = "system"\nentry_point = "system"\nenabled = false\n'
-    )
+    found.without_suite()
     return found
 
 
@@ -75,7 +71,7 @@ def test_a_wrong_manifest_is_shown_and_does_not_stop_the_others(world: World) ->
     (manifests / "gone.toml").write_text('name = "gone"\ncommand = ["/no/such/program"]\n')
     with world.daemon() as status:
         states = {one["name"]: one for one in status["servers"]}
-        assert states.keys() == {"gone", "hostwright", "system"}
+        assert states.keys() == {"gone", "hostwright", *SUITE}
         assert "/no/such/program" in states["gone"]["last_error"]
         shown = world.ok("status").out
         assert "bad.toml:3: timeout: This key is not known." in shown

@@ -81,8 +81,7 @@ async def test_processes_are_held_or_it_says_that_they_are_not(suite: Open) -> N
 
 
 def homes() -> set[Path]:
-    found = Groups()._find()
-    return {folder for folder, _ in found.values()}
+    return Groups().homes()
 
 
 def of_ours() -> list[Path]:

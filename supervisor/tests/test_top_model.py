@@ -14,11 +14,11 @@ from hostwright.keeper.machine import State
 from hostwright.top import cells
 from hostwright.top.dialogs import readable
 from hostwright.top.model import RATE_SECONDS, WINDOW_SECONDS, Model, percentile
-from hostwright_kit.clock import utc_in
+from hostwright_kit.clock import instant
 
 
 def event(kind: str, *, ago: float = 0.0, **fields: Any) -> Happened:
-    return Happened("1-1-1", kind, utc_in(-ago), fields)
+    return Happened("1-1-1", kind, instant().written_in(-ago), fields)
 
 
 def test_calls_are_in_flight_until_they_end() -> None:

@@ -17,9 +17,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from hostwright_kit.capture import HeadTail, StreamCapture
 from hostwright_kit.errors import HostError
 from hostwright_kit.jobs import JobContext, JobOutcome, JobRecord, JobStore
-from hostwright_system.shell.capture import HeadTail, StreamCapture
 from hostwright_system.shell.cgroups import remove_stale_cgroups
 from hostwright_system.shell.process import (
     Ending,

@@ -184,7 +184,7 @@ def _register_reading(app: HostServer, space: FileSpace) -> None:
 
 
 def _register_writing(app: HostServer, space: FileSpace) -> None:
-    @app.write_tool(destructive=True, idempotent=True, title="Write a file")
+    @app.write_tool(destructive=True, idempotent=True, overwrites=("path",), title="Write a file")
     def file_write(
         path: Path,
         content: Annotated[str, Field(max_length=12_000_000, description="The whole new content.")],
@@ -217,7 +217,9 @@ def _register_writing(app: HostServer, space: FileSpace) -> None:
         _undo_write(written)
         return written
 
-    @app.write_tool(destructive=True, read_when="dry_run", title="Edit a file")
+    @app.write_tool(
+        destructive=True, read_when="dry_run", overwrites=("path",), title="Edit a file"
+    )
     def file_edit(
         path: Path,
         edits: Annotated[
@@ -262,7 +264,9 @@ def _register_writing(app: HostServer, space: FileSpace) -> None:
         """
         return files.file_restore(space, restore_id, overwrite=overwrite)
 
-    @app.write_tool(destructive=True, title="Move a file or folder")
+    @app.write_tool(
+        destructive=True, overwrites=("source", "destination"), title="Move a file or folder"
+    )
     def file_move(
         source: Path,
         destination: Annotated[
@@ -279,7 +283,7 @@ def _register_writing(app: HostServer, space: FileSpace) -> None:
         call_scope().undone_by("file_move", source=moved.destination, destination=moved.source)
         return moved
 
-    @app.write_tool(destructive=True, title="Delete a file or folder")
+    @app.write_tool(destructive=True, overwrites=("path",), title="Delete a file or folder")
     def file_delete(
         path: Path,
         recursive: Annotated[bool, Field(description="Also a folder with entries in it.")] = False,

@@ -7,7 +7,7 @@ import base64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostwright_system.shell.capture import HeadTail, StreamCapture
+from hostwright_kit.capture import HeadTail, StreamCapture
 
 CHUNKS = st.lists(st.binary(max_size=60), max_size=12)
 TEXT_CHUNKS = st.lists(

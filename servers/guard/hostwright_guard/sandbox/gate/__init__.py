@@ -1,0 +1,1 @@
+"""The egress gate: the only way out of a sandbox, to the names that its grant lists."""

@@ -1,0 +1,373 @@
+"""One command in one sandbox: started, fed, bounded in time and output, ended, told about.
+
+True asyncio. The order of a start: places are opened and judged, a control group is made, the
+warden mounts and checks, the gate opens, and only then the command begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hostwright_guard.sandbox import doorstep, machine, places, seccomp
+from hostwright_guard.sandbox.capabilities import Wanted
+from hostwright_guard.sandbox.gate.gate import Gate
+from hostwright_guard.sandbox.nursery_client import Nursery, Start, WardenLink
+from hostwright_guard.sandbox.places import Places
+from hostwright_guard.sandbox.plan import SCRATCH, SEARCH_PATH, make_plan, rlimits
+from hostwright_guard.sandbox.skeleton import make_skeleton
+from hostwright_kit.control_groups import Group, Groups
+from hostwright_kit.errors import HostError
+
+PREFIX = "hostwright-sandbox-"
+GRACE_SECONDS = 1.0
+READ_BYTES = 256 * 1024
+# bwrap outside, the first process inside, and one while it starts.
+OWN_PROCESSES = 3
+
+Stream = Literal["stdout", "stderr"]
+Receiver = Callable[[bytes, Stream], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run, resolved: the program is a full path, seen from inside."""
+
+    program: str
+    argv: tuple[str, ...]
+    cwd: str
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    secret_files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    stdin: bytes = b""
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A folder that the command sees as it is and changes only aside."""
+
+    lower: str
+    upper: str
+    work: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How it ended. `exit_code` as a shell counts: 128 + N for signal N."""
+
+    exit_code: int | None
+    timed_out: bool
+    cancelled: bool
+    duration_seconds: float
+    out_of_memory: bool
+    enforced: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _GroupLimits:
+    memory_mb: int
+    cpu_percent: int
+    processes: int
+
+
+class Sandboxes:
+    """Runs commands. One per server; close it at the server's end."""
+
+    def __init__(self, runtime_dir: Path, groups: Groups | None = None) -> None:
+        self._runtime_dir = runtime_dir
+        self._etc: Path | None = None
+        self._nursery = Nursery()
+        self._groups = groups or Groups(PREFIX)
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    async def close(self) -> None:
+        await self._nursery.close()
+        if self._etc is not None:
+            await asyncio.to_thread(shutil.rmtree, self._etc, ignore_errors=True)
+
+    async def run(
+        self,
+        command: Command,
+        wanted: Wanted,
+        opened: Places,
+        receive: Receiver,
+        *,
+        gate: Gate | None = None,
+        names: tuple[str, ...] = (),
+        ports: tuple[int, ...] = (),
+        overlay: Overlay | None = None,
+    ) -> Ending:
+        """Run to the end. Cancelling ends it, and then returns an ending that says so."""
+        bwrap = (await asyncio.to_thread(machine.machine)).require()
+        group, etc = await asyncio.to_thread(self._prepare, wanted)
+        started = time.monotonic()
+        pipes = _Pipes()
+        life = _Life(receive, pipes)
+        try:
+            plan = make_plan(
+                opened,
+                wanted.limits,
+                cwd=command.cwd,
+                environment=command.environment,
+                secret_files=command.secret_files,
+                names=names if gate is not None else None,
+                etc=etc,
+                as_root=os.geteuid() == 0,
+            )
+            request = {
+                "bwrap": bwrap,
+                "arguments": plan.arguments,
+                "command": [command.program, *command.argv],
+                "environment": plan.environment,
+                "cgroups": [str(folder) for folder in group.folders],
+                "rlimits": rlimits(wanted.limits, group.enforced),
+                # An overlay shows other files than the folder beneath it, and is meant to.
+                "binds": [] if overlay else plan.binds,
+                "rights": plan.rights,
+                "network": {"tcp": ports, "ipv6": socket.has_ipv6} if gate is not None else None,
+                "overlay": vars(overlay) if overlay else None,
+                "data": len(plan.data),
+                "grace_seconds": GRACE_SECONDS,
+            }
+            descriptors = [] if overlay else [place.descriptor for place in opened.places]
+            pipes.open(command.stdin)
+            life.link = await self._nursery.start(
+                Start(
+                    request,
+                    pipes.theirs(),
+                    doorstep.doorstep(),
+                    seccomp.filter_for(),
+                    plan.data,
+                    descriptors,
+                )
+            )
+            pipes.close_theirs()
+            return await self._live(life, gate, wanted.seconds, group, started)
+        finally:
+            pipes.close()
+            if life.link is not None:
+                life.link.close()
+            if gate is not None:
+                await gate.close()
+            await asyncio.to_thread(group.end)
+
+    async def _live(
+        self, life: _Life, gate: Gate | None, seconds: float, group: Group, started: float
+    ) -> Ending:
+        task = asyncio.create_task(life.run(gate))
+        timed_out = cancelled = False
+        try:
+            done, _ = await asyncio.wait({task}, timeout=seconds)
+            timed_out = not done
+        except asyncio.CancelledError:
+            # It may have ended in the same moment: then there was nothing to cancel.
+            cancelled = not task.done()
+        if not task.done():
+            life.end()
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                task.cancel()
+                raise
+        code = await task
+        out_of_memory = await asyncio.to_thread(group.out_of_memory)
+        return Ending(
+            code,
+            timed_out,
+            cancelled,
+            time.monotonic() - started,
+            out_of_memory,
+            {**group.enforced},
+        )
+
+    def _prepare(self, wanted: Wanted) -> tuple[Group, Path]:
+        """Blocking."""
+        with self._lock:
+            if self._etc is None:
+                self._etc = make_skeleton(self._runtime_dir)
+                self._groups.remove_stale()
+        return self._group(wanted), self._etc
+
+    def _group(self, wanted: Wanted) -> Group:
+        limits = wanted.limits
+        group = self._groups.make(
+            str(next(self._numbers)),
+            _GroupLimits(limits.memory_mb, limits.cpu_percent, limits.processes + OWN_PROCESSES),
+        )
+        held = group.enforced
+        if os.geteuid() == 0 and not held["processes"].startswith("cgroup"):
+            group.end()
+            raise HostError(
+                f"The number of processes cannot be limited for root: {held['processes']}.",
+                fix="Delegate control groups to this service (systemd: Delegate=yes), or run the "
+                "server as a user that is not root.",
+                code="sandbox_unavailable",
+            )
+        for name, otherwise in (("memory", "rlimit of each process"), ("processes", "rlimit")):
+            if not held[name].startswith("cgroup"):
+                held[name] = otherwise
+        return group
+
+
+class _Life:
+    """The server's side of one warden."""
+
+    def __init__(self, receive: Receiver, pipes: _Pipes) -> None:
+        self._receive = receive
+        self._pipes = pipes
+        self._said = b""
+        self.link: WardenLink | None = None
+
+    def end(self) -> None:
+        if self.link is not None:
+            self.link.end()
+
+    async def run(self, gate: Gate | None) -> int | None:
+        assert self.link is not None  # noqa: S101 - set before it is run
+        pumps = [
+            asyncio.create_task(self._pump(stream, descriptor))
+            for stream, descriptor in self._pipes.ours.items()
+        ]
+        try:
+            first = await self.link.next()
+            if first and "started" in first:
+                if gate is not None:
+                    listeners = [socket.socket(fileno=f) for f in self.link.descriptors]
+                    self.link.descriptors.clear()
+                    await gate.open(listeners)
+                first = await self.link.next()
+            # The command has ended, and with it everyone who could hold a pipe open.
+            await asyncio.wait(pumps, timeout=10)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+        if first is None:
+            raise HostError(
+                "The process that watched over the sandbox was killed; the sandbox ended with it.",
+                fix="Look for a lack of memory (journal, dmesg) and try again.",
+                code="supervision_lost",
+            )
+        if "failed" in first:
+            raise _failure(first, self._said.decode("utf-8", "replace").strip())
+        return first["exited"]
+
+    async def _pump(self, stream: Stream, descriptor: int) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = os.read(descriptor, READ_BYTES)
+            except BlockingIOError:
+                ready = asyncio.Event()
+                loop.add_reader(descriptor, ready.set)
+                try:
+                    await ready.wait()
+                finally:
+                    loop.remove_reader(descriptor)
+                continue
+            if not data:
+                return
+            if stream == "stderr" and len(self._said) < 4_096:
+                self._said += data[:4_096]
+            await self._receive(data, stream)
+            # A receiver that only counts does not yield, and a flood would own the loop.
+            await asyncio.sleep(0)
+
+
+class _Pipes:
+    """Both ends of the command's three streams; stdin is a file, so that nobody has to write."""
+
+    def __init__(self) -> None:
+        self.ours: dict[Stream, int] = {}
+        self._theirs: list[int] = []
+
+    def open(self, stdin: bytes) -> None:
+        file = os.memfd_create("stdin")
+        self._theirs.append(file)
+        view = memoryview(stdin)
+        while view:
+            view = view[os.write(file, view) :]
+        os.lseek(file, 0, os.SEEK_SET)
+        streams: tuple[Stream, ...] = ("stdout", "stderr")
+        for stream in streams:
+            reader, writer = os.pipe()
+            os.set_blocking(reader, False)
+            self.ours[stream] = reader
+            self._theirs.append(writer)
+
+    def theirs(self) -> tuple[int, int, int]:
+        stdin, stdout, stderr = self._theirs
+        return stdin, stdout, stderr
+
+    def close_theirs(self) -> None:
+        for descriptor in self._theirs:
+            os.close(descriptor)
+        self._theirs.clear()
+
+    def close(self) -> None:
+        self.close_theirs()
+        for descriptor in self.ours.values():
+            os.close(descriptor)
+        self.ours.clear()
+
+
+def find_program(program: str, cwd: str, opened: Places) -> str:
+    """The program's full path as the sandbox will see it; raises `HostError`. Blocking."""
+    visible = (*places.BASE, SCRATCH, *(place.path for place in opened.places))
+    if "/" in program:
+        candidates = [os.path.normpath(os.path.join(cwd, program))]  # noqa: PTH118
+    else:
+        candidates = [f"{folder}/{program}" for folder in SEARCH_PATH.split(":")]
+    for candidate in candidates:
+        if places.within(candidate, visible) and os.access(candidate, os.X_OK):
+            return candidate
+    raise HostError(
+        f"The program {program[:200]!r} is not in the sandbox.",
+        fix=f"Give a program of {SEARCH_PATH}, or declare the folder that it is in (read).",
+        code="not_found",
+    )
+
+
+def signal_name(code: int | None) -> str | None:
+    """The signal behind an exit code above 128, as a shell would say."""
+    if code is None or code <= 128:
+        return None
+    with contextlib.suppress(ValueError):
+        return signal.Signals(code - 128).name
+    return None
+
+
+def _failure(message: Mapping[str, Any], said: str) -> HostError:
+    what, number = str(message["failed"]), int(message["errno"])
+    because = os.strerror(number) if number else ""
+    if what == "cancelled":
+        return HostError("It was cancelled before it had begun.", code="cancelled")
+    if what == "execute":
+        return HostError(
+            f"The program cannot be executed: {because}.",
+            fix="It, its interpreter and its libraries must be visible in the sandbox.",
+            code="cannot_execute",
+        )
+    if what.startswith("exchanged "):
+        return HostError(
+            f"{what.removeprefix('exchanged ')} was exchanged while the sandbox was being made.",
+            fix="Look at who changes that folder; nothing was run.",
+            code="conflict",
+        )
+    text = said or because or what
+    return HostError(
+        f"The sandbox could not be made ({what}): {text[:500]}",
+        fix=machine.explain(text),
+        code="sandbox_unavailable",
+    )

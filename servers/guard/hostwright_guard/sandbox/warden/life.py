@@ -1,0 +1,353 @@
+"""The warden: one sandbox from its start to the end of everything in it.
+
+A straight line in a process of its own, whose only child is bwrap(1). With the server it speaks
+lines of JSON on a socket; the request comes in a file, because it may be long and hold secrets.
+
+    server → warden   "end"                    end it
+                      (closed)                 the server is gone: the same
+    warden → server   {"started": pid}         + the listeners' descriptors, if it has a network
+                      {"failed": what, "errno"}        before any of the command ran; and it exits
+                      {"exited": code}         128 + N for signal N; and it exits
+
+    preparing → held at the doorstep → checked → running → ending → reported
+                └────────────── end, closed ─────────────↗
+
+Until the warden writes to the doorstep (`doorstep.py`), the command has not begun. What is checked
+in between: every bind mount shows the very file that the server had opened and judged. A path that
+was exchanged for a link meanwhile is found here, whoever did it.
+
+Ending is killing the first process of the sandbox's PID namespace: the kernel then ends all others,
+also what called setsid(2) or forked twice, and no one can refuse.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: PTH123
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import time
+
+from . import kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+# Where bwrap and the doorstep find what they are given.
+CONTROL = 3
+RULESET = 4
+DOORSTEP = 5
+ARGUMENTS = 6
+FILTER = 7
+FIRST_DATA = 10
+
+PREPARING_SECONDS = 20.0
+_ABOVE = 300
+
+
+class FailedError(Exception):
+    """It did not come to the command. The text is for the server, which words it."""
+
+    def __init__(self, what: str, number: int = 0) -> None:
+        super().__init__(what)
+        self.what = what
+        self.number = number
+
+
+class Warden:
+    """The descriptors, in order: socket to the server, request, stdin, stdout, stderr, doorstep,
+    filter, then the request's `data` files, then one opened place per `binds` entry."""
+
+    def __init__(self, descriptors: list[int]) -> None:
+        self.server = socket.socket(fileno=descriptors[0])
+        with os.fdopen(descriptors[1], "rb") as file:
+            self.request: dict[str, Any] = json.load(file)
+        self.stdio = descriptors[2:5]
+        self.doorstep, self.filter = descriptors[5:7]
+        data = self.request["data"]
+        self.data = descriptors[7 : 7 + data]
+        self.places = descriptors[7 + data :]
+        self.bwrap = 0
+        self.command = 0
+        self.bwrap_handle = -1
+
+    def run(self) -> None:
+        try:
+            control = self._start()
+            listeners = self._hold(control)
+        except FailedError as failure:
+            self._end()
+            self._say({"failed": failure.what, "errno": failure.number})
+            return
+        except OSError as error:
+            self._end()
+            self._say({"failed": str(error), "errno": error.errno or 0})
+            return
+        self._say({"started": self.command}, listeners)
+        for descriptor in listeners:
+            os.close(descriptor)
+        self._watch(control)
+
+    # Starting
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        # The kernel tells who writes, by its pid out here: the doorstep knows only one inside.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ruleset = kernel.Ruleset()
+        self.ruleset = ruleset
+        arguments = os.memfd_create("arguments")
+        os.write(arguments, b"".join(os.fsencode(a) + b"\0" for a in self.request["arguments"]))
+        os.lseek(arguments, 0, os.SEEK_SET)
+        given = {
+            **dict(enumerate(self.stdio)),
+            CONTROL: theirs.fileno(),
+            RULESET: ruleset.descriptor,
+            DOORSTEP: self.doorstep,
+            ARGUMENTS: arguments,
+            FILTER: self.filter,
+            **{FIRST_DATA + number: file for number, file in enumerate(self.data)},
+        }
+        read, write = os.pipe()
+        self.bwrap = os.fork()
+        if self.bwrap == 0:
+            os.close(read)
+            self._become_bwrap(given, write)
+        self.bwrap_handle = os.pidfd_open(self.bwrap)
+        os.close(write)
+        theirs.close()
+        os.close(arguments)
+        with os.fdopen(read, "rb") as failed:
+            if failure := failed.read():
+                what, _, number = failure.decode().partition(" ")
+                raise FailedError(what, int(number))
+        for descriptor in (*self.stdio, *self.data, self.doorstep, self.filter):
+            os.close(descriptor)
+        return ours
+
+    def _become_bwrap(self, given: dict[int, int], failed: int) -> NoReturn:
+        what = "start"
+        try:
+            os.setsid()
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            for number in range(1, signal.NSIG):
+                with contextlib.suppress(OSError, ValueError):
+                    signal.signal(number, signal.SIG_DFL)
+            what = "cgroup"
+            for folder in self.request["cgroups"]:
+                with open(f"{folder}/cgroup.procs", "w") as members:
+                    members.write("0")
+            if overlay := self.request["overlay"]:
+                what = "overlay"
+                self._lay_over(overlay)
+            what = "start"
+            failed = _moved_up(failed)
+            above = {number: _moved_up(descriptor) for number, descriptor in given.items()}
+            for number, descriptor in above.items():
+                os.dup2(descriptor, number)
+            bwrap = self.request["bwrap"]
+            inner = ("--args", str(ARGUMENTS), "--", f"/proc/self/fd/{DOORSTEP}")
+            # Its environment becomes the command's: none of it stands on a command line.
+            os.execve(  # noqa: S606 - that is its task
+                bwrap, [bwrap, *inner, *self.request["command"]], self.request["environment"]
+            )
+        except (OSError, ValueError) as error:
+            os.write(failed, f"{what} {getattr(error, 'errno', 0) or 0}".encode())
+        finally:
+            os._exit(127)
+
+    def _lay_over(self, overlay: dict[str, str]) -> None:
+        """Cover a folder with an overlay: what is written goes aside, the folder stays as it is.
+
+        In mount (and, without root, user) namespaces of its own, that bwrap then starts from.
+        """
+        uid, gid = os.geteuid(), os.getegid()
+        if uid == 0:
+            kernel.unshare(kernel.CLONE_NEWNS)
+        else:
+            kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{uid} {uid} 1"),
+                ("gid_map", f"{gid} {gid} 1"),
+            ):
+                with open(f"/proc/self/{name}", "w") as file:
+                    file.write(text)
+        private, recursive = 1 << 18, 1 << 14
+        kernel.mount("none", "/", "none", private | recursive)
+        lower, upper, work = (_escaped(overlay[key]) for key in ("lower", "upper", "work"))
+        options = f"userxattr,lowerdir={lower},upperdir={upper},workdir={work}"
+        nosuid_nodev = 2 | 4
+        kernel.mount("overlay", overlay["lower"], "overlay", nosuid_nodev, options)
+
+    # At the doorstep
+
+    def _hold(self, control: socket.socket) -> list[int]:
+        """Everything between "all is mounted" and "go"."""
+        self.command = self._wait_until_ready(control)
+        self._check_binds()
+        for path, rights in self.request["rights"].items():
+            self._allow(path, rights)
+        for number, (soft, hard) in self.request["rlimits"].items():
+            resource.prlimit(self.command, int(number), (soft, hard))
+        listeners: list[int] = []
+        if network := self.request["network"]:
+            listeners = self._listen(network)
+        control.send(b"g")
+        return listeners
+
+    def _wait_until_ready(self, control: socket.socket) -> int:
+        poller = select.poll()
+        poller.register(control, select.POLLIN)
+        poller.register(self.server, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poller.poll(PREPARING_SECONDS * 1000)}
+        if control.fileno() not in ready:
+            raise FailedError("cancelled" if ready else "time")
+        # struct ucred: three ints
+        data, extra, _, _ = control.recvmsg(1, socket.CMSG_SPACE(12))
+        if data != b"r" or not extra:
+            raise FailedError("setup")
+        return struct.unpack("=3i", extra[0][2])[0]
+
+    def _inside(self, path: str) -> int:
+        """Open a place of the sandbox from outside."""
+        return os.open(f"/proc/{self.command}/root{path}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def _check_binds(self) -> None:
+        for place, path in zip(self.places, self.request["binds"], strict=True):
+            meant = os.fstat(place)
+            shown = self._inside(path)
+            seen = os.fstat(shown)
+            os.close(shown)
+            os.close(place)
+            if (meant.st_dev, meant.st_ino) != (seen.st_dev, seen.st_ino):
+                raise FailedError(f"exchanged {path}")
+
+    def _allow(self, path: str, rights: int) -> None:
+        try:
+            place = self._inside(path)
+        except FileNotFoundError:
+            return
+        self.ruleset.allow(place, rights)
+        os.close(place)
+
+    def _listen(self, network: dict[str, Any]) -> list[int]:
+        """Sockets in the sandbox's network, made by a child that joins it and goes away."""
+        ours, theirs = socket.socketpair()
+        child = os.fork()
+        if child == 0:
+            try:
+                _serve_sockets(self.command, network, theirs)
+            except OSError as error:
+                theirs.send(str(error.errno).encode())
+            finally:
+                os._exit(0)
+        theirs.close()
+        message, descriptors, _, _ = socket.recv_fds(ours, 64, 64)
+        os.waitpid(child, 0)
+        ours.close()
+        if message != b"ok":
+            raise FailedError("network", int(message or b"0"))
+        return descriptors
+
+    # Running and ending
+
+    def _watch(self, control: socket.socket) -> None:
+        poller = select.poll()
+        poller.register(self.bwrap_handle, select.POLLIN)
+        poller.register(self.server, select.POLLIN)
+        ended = poller.poll()
+        if not any(descriptor == self.bwrap_handle for descriptor, _ in ended):
+            self._terminate(poller)
+        code = self._end()
+        # The doorstep's last word, if the command could not be executed.
+        control.setblocking(False)
+        with contextlib.suppress(OSError):
+            if len(word := control.recv(4)) == 4:
+                self._say({"failed": "execute", "errno": struct.unpack("=i", word)[0]})
+                return
+        self._say({"exited": code})
+
+    def _terminate(self, poller: select.poll) -> None:
+        """Ask the command first; it may have something to put away."""
+        poller.unregister(self.server)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.command, signal.SIGTERM)
+        poller.poll(self.request["grace_seconds"] * 1000)
+
+    def _end(self) -> int:
+        """End whatever there is; the exit code as bwrap tells it."""
+        if not self.bwrap:
+            return 0
+        first = self._first_inside()
+        with contextlib.suppress(ProcessLookupError):
+            if first:
+                # Not bwrap: it waits for this one, and so tells when all of them are gone.
+                os.kill(first, signal.SIGKILL)
+            else:
+                os.kill(self.bwrap, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while True:
+            pid, status = os.waitpid(self.bwrap, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() > deadline:
+                os.kill(self.bwrap, signal.SIGKILL)
+                _, status = os.waitpid(self.bwrap, 0)
+                break
+            select.select([self.bwrap_handle], [], [], 0.5)
+        self.bwrap = 0
+        code = os.waitstatus_to_exitcode(status)
+        return 128 - code if code < 0 else code
+
+    def _first_inside(self) -> int:
+        """bwrap's child, which is process 1 inside. It is not reaped before bwrap ends."""
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/{self.bwrap}/task/{self.bwrap}/children") as file,
+        ):
+            return int((file.read().split() or ["0"])[0])
+        return 0
+
+    def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.server, [json.dumps(message).encode() + b"\n"], descriptors or [])
+
+
+def _serve_sockets(pid: int, network: dict[str, Any], answer: socket.socket) -> None:
+    kernel.join_network(pid)
+    kernel.take_all_addresses()
+    made: list[socket.socket] = []
+    for port in network["tcp"]:
+        listener = socket.socket(socket.AF_INET6 if network["ipv6"] else socket.AF_INET)
+        if network["ipv6"]:
+            # One socket for both families: IPv4 shows as ::ffff:a.b.c.d.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("::" if network["ipv6"] else "", port))
+        listener.listen(256)
+        made.append(listener)
+    names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    names.bind(("", 53))
+    made.append(names)
+    socket.send_fds(answer, [b"ok"], [one.fileno() for one in made])
+
+
+def _moved_up(descriptor: int) -> int:
+    """A copy whose number no fixed place needs; it closes when bwrap begins."""
+    import fcntl  # noqa: PLC0415 - only in the child
+
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE)
+
+
+def _escaped(path: str) -> str:
+    """mount(2) options: overlayfs takes a backslash before what separates."""
+    for mark in ("\\", ":", ","):
+        path = path.replace(mark, "\\" + mark)
+    return path
