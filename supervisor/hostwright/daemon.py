@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 from starlette.applications import Starlette
 
@@ -33,8 +33,10 @@ from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
 from hostwright.status import DaemonStatus
 from hostwright.telemetry import TelemetrySettings, open_tracer
+from hostwright_kit.ledger_line import SOCKET_FILE, LedgerSocket
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, Runtime
+from hostwright_kit.sockets import unix_listener
 from hostwright_kit.tokens import Tokens
 
 
@@ -139,6 +141,8 @@ class Daemon:
             # The port is taken before anything is started: the commonest reason to fail.
             listener = stack.enter_context(tcp_listener(settings))
             self._port = listener.getsockname()[1]
+            # Before there is a server that has something to write.
+            await stack.enter_async_context(self._writing_for_all())
             await stack.enter_async_context(self.keeper)
             stack.push_async_callback(self.servers.close)
             gateway = self._gateway = Gateway(self.servers, paths.state_dir, self._policing)
@@ -160,6 +164,17 @@ class Daemon:
             self.ready.set()
             await self._stop.wait()
             self.events.close()
+
+    @contextlib.asynccontextmanager
+    async def _writing_for_all(self) -> AsyncGenerator[None]:
+        """Take the ledger entries of every process of this installation."""
+        ledger = self.runtime.ledger
+        async with unix_listener(self.runtime.paths.runtime_dir / SOCKET_FILE) as listener:
+            taking = LedgerSocket(listener, ledger.path, ledger.take)
+            try:
+                yield
+            finally:
+                taking.close()
 
     async def _metrics(self) -> bytes:
         pending = await asyncio.to_thread(self.runtime.approvals.pending)

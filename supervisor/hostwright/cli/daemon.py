@@ -273,7 +273,7 @@ async def _up_here(*, as_json: bool) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
     )
-    runtime = open_runtime("hostwright")
+    runtime = open_runtime("hostwright", writes_for_all=True)
     try:
         interactive = out.is_terminal and not as_json
         daemon = Daemon(runtime, on_event=_nothing if interactive else _print_event)
