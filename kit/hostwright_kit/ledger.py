@@ -9,6 +9,7 @@ writes also signs checkpoints (`checkpoints.py`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -122,6 +123,13 @@ class Ledger:
         except (HostError, TypeError, ValueError, RecursionError) as error:
             self.remember_loss(str(error))
 
+    def flush(self, timeout_seconds: float = 10.0) -> None:
+        """Wait until what was queued before is written, or could not be: for those who read it."""
+        over = threading.Event()
+        with contextlib.suppress(HostError):  # closed: everything is written
+            self._enqueue(_Job([], lambda _receipts, _why: over.set()))
+            over.wait(timeout_seconds)
+
     def health(self) -> str | None:
         """Why nothing can be written now, or why some reads are missing, if that is so."""
         if self._failing is not None:
@@ -193,7 +201,7 @@ class Ledger:
         """Write and tell; returns how many were written here and not by the daemon."""
         drafts = [one for job in batch for one in job.drafts]
         try:
-            receipts, here = self._append(drafts)
+            receipts, here = self._append(drafts) if drafts else ([], False)
         except sqlite3.IntegrityError as error:
             if len(batch) == 1:
                 return self._failed(batch, str(error))
