@@ -2,13 +2,16 @@
 
 `ledger_file.py` says what is written; here is how a process writes: one thread takes what has
 queued up and writes it in one transaction (group commit), and the caller waits until its entry is
-on disk. Beyond that the writer signs checkpoints (`checkpoints.py`).
+on disk. Where a daemon writes for all, the thread hands it over instead (`ledger_line.py`). Whoever
+writes also signs checkpoints (`checkpoints.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
+import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -27,32 +30,42 @@ from hostwright_kit.ledger_file import (
     chain,
     draft,
 )
+from hostwright_kit.ledger_line import Done, LedgerLine, LineLostError
 
 __all__ = ["COLUMNS", "GENESIS", "MIGRATIONS", "Entry", "Ledger", "Receipt", "chain"]
 
-MAX_BATCH = 256
+MAX_BATCH = 512
 MAX_QUEUED = 10_000
 
 
 class _Job:
-    """One entry on its way to the disk."""
+    """Entries on their way to the disk, together."""
 
-    def __init__(self, what: Draft, wanted: bool) -> None:
-        self.draft = what
-        self.done: Future[Receipt] | None = Future() if wanted else None
-        if self.done is not None:
-            # Running from the start: a caller that is cancelled cannot take back what may be on
-            # disk already, and the writer may always set the result.
-            self.done.set_running_or_notify_cancel()
+    __slots__ = ("done", "drafts")
+
+    def __init__(self, drafts: Sequence[Draft], done: Done) -> None:
+        self.drafts = drafts
+        self.done = done
+        """Called by the writer: with the receipts, or with why there are none."""
 
 
 class Ledger:
     """Appends to the chain. Open one per process; thread-safe."""
 
-    def __init__(self, path: Path, checkpoints: Checkpoints | None = None) -> None:
-        """`checkpoints` signs what is written, when it is time to."""
+    def __init__(
+        self,
+        path: Path,
+        checkpoints: Checkpoints | None = None,
+        *,
+        through: Path | None = None,
+    ) -> None:
+        """`checkpoints` signs what is written here, when it is time to.
+
+        `through`: the socket of the process that writes for all, while there is one.
+        """
         self.path = path
         self._file = LedgerFile(path)
+        self._line = LedgerLine(through, path) if through is not None else None
         self._checkpoints = checkpoints
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         # Nothing may be queued behind the mark that ends the writer: it would wait for ever.
@@ -77,22 +90,45 @@ class Ledger:
 
     def submit(self, entry: Entry) -> Future[Receipt]:
         """Queue an entry; the future ends when it is durable or cannot be written."""
+        future: Future[Receipt] = Future()
+        # Running from the start: a caller that is cancelled cannot take back what may be on disk
+        # already, and the writer may always set the result.
+        future.set_running_or_notify_cancel()
+
+        def done(receipts: Sequence[Receipt] | None, why: str | None) -> None:
+            if receipts is not None:
+                future.set_result(receipts[0])
+            else:
+                future.set_exception(_unavailable(str(why)))
+
         try:
-            job = _Job(draft(entry), wanted=True)
+            job = _Job([draft(entry)], done)
         except (TypeError, ValueError, RecursionError) as error:
-            refused: Future[Receipt] = Future()
-            refused.set_exception(_unavailable(f"the entry has no encoding ({error})"))
-            return refused
-        assert job.done is not None  # noqa: S101 - wanted is True
+            future.set_exception(_unavailable(f"the entry has no encoding ({error})"))
+            return future
         self._enqueue(job)
-        return job.done
+        return future
+
+    def take(self, drafts: Sequence[Draft], done: Done) -> None:
+        """Queue entries of another process; all of them are written in one transaction."""
+        try:
+            self._enqueue(_Job(drafts, done))
+        except HostError as error:
+            done(None, error.message)
 
     def note(self, entry: Entry) -> None:
         """Append without waiting, for reads. A failure shows in `health`, not here."""
         try:
-            self._enqueue(_Job(draft(entry), wanted=False))
+            self._enqueue(_Job([draft(entry)], self._noted))
         except (HostError, TypeError, ValueError, RecursionError) as error:
             self.remember_loss(str(error))
+
+    def flush(self, timeout_seconds: float = 10.0) -> None:
+        """Wait until what was queued before is written, or could not be: for those who read it."""
+        over = threading.Event()
+        with contextlib.suppress(HostError):  # closed: everything is written
+            self._enqueue(_Job([], lambda _receipts, _why: over.set()))
+            over.wait(timeout_seconds)
 
     def health(self) -> str | None:
         """Why nothing can be written now, or why some reads are missing, if that is so."""
@@ -123,14 +159,19 @@ class Ledger:
         """An entry that nobody waited for is missing; `health` says so from now on."""
         self._lost, self._lost_count = why, self._lost_count + 1
 
+    def _noted(self, receipts: Sequence[Receipt] | None, why: str | None) -> None:
+        if receipts is None:
+            self.remember_loss(str(why))
+
     def _write_loop(self) -> None:
         ending = False
         while not ending:
             batch, ending = self._next_batch()
-            if batch:
-                self._write(batch)
+            here = self._write(batch) if batch else 0
             if self._checkpoints is not None:
-                self._checkpoints.sign_if_due(self._file, len(batch), ending=ending)
+                self._checkpoints.sign_if_due(self._file, here, ending=ending)
+        if self._line is not None:
+            self._line.close()
         self._file.close()
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
@@ -144,9 +185,11 @@ class Ledger:
             job = self._queue.get(timeout=wait)
         except queue.Empty:
             return batch, False
+        count = 0
         while job is not None:
             batch.append(job)
-            if len(batch) >= MAX_BATCH:
+            count += len(job.drafts)
+            if count >= MAX_BATCH:
                 return batch, False
             try:
                 job = self._queue.get_nowait()
@@ -154,24 +197,57 @@ class Ledger:
                 return batch, False
         return batch, True
 
-    def _write(self, batch: Sequence[_Job]) -> None:
+    def _write(self, batch: Sequence[_Job]) -> int:
+        """Write and tell; returns how many were written here and not by the daemon."""
+        drafts = [one for job in batch for one in job.drafts]
         try:
-            receipts = self._file.append([job.draft for job in batch])
-        except Exception as error:  # noqa: BLE001 - it reaches the callers through their futures
-            self._failing = str(error)
-            for job in batch:
-                self._refuse(job, str(error))
-            return
+            receipts, here = self._append(drafts) if drafts else ([], False)
+        except sqlite3.IntegrityError as error:
+            if len(batch) == 1:
+                return self._failed(batch, str(error))
+            # One of them is no entry, or there already; the others have nothing to do with that.
+            return sum(self._write([job]) for job in batch)
+        except Exception as error:  # noqa: BLE001 - it reaches the callers
+            return self._failed(batch, str(error))
         self._failing = None
-        for job, receipt in zip(batch, receipts, strict=True):
-            if job.done is not None:
-                job.done.set_result(receipt)
+        at = 0
+        for job in batch:
+            job.done(receipts[at : at + len(job.drafts)], None)
+            at += len(job.drafts)
+        return len(drafts) if here else 0
 
-    def _refuse(self, job: _Job, why: str) -> None:
-        if job.done is None:
-            self.remember_loss(why)
-        elif not job.done.done():
-            job.done.set_exception(_unavailable(why))
+    def _append(self, drafts: Sequence[Draft]) -> tuple[list[Receipt], bool]:
+        """Over the line if there is one, else here."""
+        if self._line is not None:
+            try:
+                receipts = self._line.append(drafts)
+            except LineLostError:
+                return self._append_rest(drafts), True
+            if receipts is not None:
+                return receipts, False
+        return self._file.append(drafts), True
+
+    def _append_rest(self, drafts: Sequence[Draft]) -> list[Receipt]:
+        """The writer was lost; it may have written some of these, and may be about to."""
+        ids = [one.id for one in drafts]
+        for last in (False, True):
+            known = self._file.known(ids)
+            rest = [one for one in drafts if one.id not in known]
+            try:
+                known |= {one.id: one for one in self._file.append(rest)} if rest else {}
+            except sqlite3.IntegrityError:
+                # It wrote them between our two looks: look again.
+                if last:
+                    raise
+            else:
+                break
+        return [known[one] for one in ids]
+
+    def _failed(self, batch: Sequence[_Job], why: str) -> int:
+        self._failing = why
+        for job in batch:
+            job.done(None, why)
+        return 0
 
 
 def _unavailable(why: str) -> HostError:

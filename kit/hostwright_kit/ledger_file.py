@@ -8,7 +8,8 @@ chain shows what somebody else changed.
 
 The bodies are also the leaves of a Merkle tree (`merkle.py`), whose root a signed checkpoint
 commits to. Table `tree` keeps its frontier, so that it grows without reading what is there; table
-`blocks` the root of each full block of 256 entries, so that proofs need not read everything.
+`blocks` the root of each full block of 256 entries, so that proofs need not read everything; table
+`archives` where old entries have gone (`archives.py`).
 
 Any number of processes append to the same file; each transaction finds what others wrote.
 """
@@ -70,6 +71,19 @@ MIGRATIONS = (
         time TEXT NOT NULL,
         note TEXT NOT NULL
     ) STRICT;
+    """,
+    """
+    CREATE TABLE archives (
+        first INTEGER PRIMARY KEY,
+        last INTEGER NOT NULL,
+        file TEXT NOT NULL,
+        head BLOB NOT NULL,
+        time TEXT NOT NULL
+    ) STRICT;
+    DROP TRIGGER entries_no_delete;
+    CREATE TRIGGER entries_no_delete BEFORE DELETE ON entries
+        WHEN old.seq > (SELECT coalesce(max(last), 0) FROM archives)
+        BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
     """,
 )
 COLUMNS = ("caller", "server", "tool", "outcome", "intent_id")

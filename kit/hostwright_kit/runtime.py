@@ -22,6 +22,7 @@ from hostwright_kit.config import (
 from hostwright_kit.guard import Guard
 from hostwright_kit.host_key import host_signer
 from hostwright_kit.ledger import Ledger
+from hostwright_kit.ledger_line import SOCKET_FILE
 from hostwright_kit.paths import Paths, resolve_paths
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -47,13 +48,23 @@ def checkpoints_of(state_dir: Path, rules: LedgerConfig) -> Checkpoints:
 class Runtime:
     """Opened once per process by `open_runtime`, closed by `close`."""
 
-    def __init__(self, server: str, paths: Paths, settings: Settings, config: KitConfig) -> None:
+    def __init__(
+        self,
+        server: str,
+        paths: Paths,
+        settings: Settings,
+        config: KitConfig,
+        *,
+        writes_for_all: bool = False,
+    ) -> None:
         self.server = server
         self.paths = paths
         self.settings = settings
         self.config = config
         self.ledger = Ledger(
-            paths.state_dir / LEDGER_FILE, checkpoints_of(paths.state_dir, config.ledger)
+            paths.state_dir / LEDGER_FILE,
+            checkpoints_of(paths.state_dir, config.ledger),
+            through=None if writes_for_all else paths.runtime_dir / SOCKET_FILE,
         )
         self.approvals = Approvals(
             paths.state_dir / APPROVALS_FILE,
@@ -89,10 +100,14 @@ def open_runtime(
     *,
     config_file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    writes_for_all: bool = False,
 ) -> Runtime:
-    """Check folders and configuration, then open the databases. Raises `HostError`."""
+    """Check folders and configuration, then open the databases. Raises `HostError`.
+
+    `writes_for_all`: this process is the one that others hand their entries to.
+    """
     paths = resolve_paths().ensure()
     settings = read_settings(paths, config_file=config_file, overrides=overrides)
     config = load_kit_config(settings)
     settings.raise_problems()
-    return Runtime(server, paths, settings, config)
+    return Runtime(server, paths, settings, config, writes_for_all=writes_for_all)

@@ -5,7 +5,8 @@ body is canonical at the top and says what the columns say. Checked over all of 
 tree that the file keeps, every checkpoint in the file, and those that were kept elsewhere.
 
 A long ledger is walked in parts by several processes: a part trusts the stored hash that it begins
-after, and the part before it checks that very hash.
+after, and the part before it checks that very hash. Archives (`archives.py`) are parts as well. One
+that is not here is a fault, unless the caller knows of it: then the tree vouches for its entries.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from pydantic import BaseModel, Field
 
+from hostwright_kit.archives import Archive, archives_of
 from hostwright_kit.ledger_file import BLOCK_ENTRIES, GENESIS
 from hostwright_kit.ledger_reading import open_readonly, reading
 from hostwright_kit.merkle import HASH_BYTES, Frontier, leaf_hash, root_of
@@ -44,6 +47,9 @@ class Verification(BaseModel, frozen=True):
     head: str = Field(description="Hash of the last good entry; keep it elsewhere to compare.")
     root: str | None = Field(default=None, description="Root of the Merkle tree over them, hex.")
     checkpoints: int = Field(default=0, description="How many were compared and fit.")
+    not_here: int = Field(
+        default=0, description="Entries in archives that are not here: only the tree was compared."
+    )
     first_broken_seq: int | None = None
     problem: str | None = None
 
@@ -78,22 +84,43 @@ class _Part:
     cuts: dict[int, list[bytes]] = field(default_factory=dict[int, list[bytes]])
     """The leaves after the last full block, at each size that a checkpoint speaks of."""
     problem: str | None = None
+    unread: int = 0
+
+
+class _Stretch(NamedTuple):
+    """Which entries of which file; after which hash, where that is not in the file itself."""
+
+    path: Path
+    start: int
+    end: int
+    after: bytes | None = None
 
 
 def verify(
-    path: Path, *, verifier: Verifier | None = None, against: Sequence[Checkpoint] = ()
+    path: Path,
+    *,
+    verifier: Verifier | None = None,
+    against: Sequence[Checkpoint] = (),
+    without_archives: bool = False,
 ) -> Verification:
     """Walk all of it. Blocks; seconds per million entries.
 
     `verifier` is the host's public key, for the checkpoints in the file; `against` are checkpoints
-    that were kept elsewhere (and whose signature was checked already).
+    that were kept elsewhere (and whose signature was checked already). `without_archives`: it is
+    known that archives are not here.
     """
     with reading(path) as db:
+        archives = archives_of(path, db)
         last = db.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0]
         kept, problem = _kept_checkpoints(db, verifier)
         sizes = sorted({one.size for one in (*kept, *against)})
-        parts = _walk(path, db, last, sizes)
+        parts = _walk_all(path, db, archives, last, sizes, without_archives=without_archives)
         found = _joined(parts)
+        if found.problem is not None and archives_of(path, db) != archives:
+            # Entries were moved while we looked for them.
+            return verify(
+                path, verifier=verifier, against=against, without_archives=without_archives
+            )
         if found.problem is None:
             found.problem = problem or _tree_fault(db, found)
     roots = _roots(found, sizes)
@@ -109,6 +136,7 @@ def verify(
         head=found.head.hex(),
         root=_frontier(found.blocks, found.rest).root().hex() if broken is None else None,
         checkpoints=checked,
+        not_here=found.unread,
         first_broken_seq=broken,
         problem=found.problem,
     )
@@ -133,35 +161,80 @@ def _kept_checkpoints(
     return found, None
 
 
-def _walk(path: Path, db: sqlite3.Connection, last: int, sizes: Sequence[int]) -> list[_Part]:
-    starts = range(0, max(last, 1), PART_ENTRIES // BLOCK_ENTRIES * BLOCK_ENTRIES)
-    ranges = [(start, min(start + starts.step, last)) for start in starts]
-    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)), len(ranges))
+def _walk_all(
+    path: Path,
+    db: sqlite3.Connection,
+    archives: Sequence[Archive],
+    last: int,
+    sizes: Sequence[int],
+    *,
+    without_archives: bool,
+) -> list[_Part]:
+    """Archive after archive, then what is in the ledger's own file."""
+    parts: list[_Part] = []
+    start, head = 0, GENESIS
+    for archive in archives:
+        fault = None if archive.first == start + 1 else f"entry {start + 1} is missing"
+        if fault is None and not archive.is_here() and not without_archives:
+            fault = f"it is in an archive that is not here ({archive.path})"
+        if fault is not None:
+            return [*parts, _Part(problem=fault)]
+        if archive.is_here():
+            whole = _Stretch(archive.path, archive.first - 1, archive.last, head)
+            parts += _walk(whole, sizes)
+            if parts[-1].problem is None and parts[-1].head != archive.head:
+                parts[-1].problem = "the entry after it does not follow from it"
+        else:
+            parts.append(_unread(db, archive))
+        start, head = archive.last, archive.head
+        if parts[-1].problem is not None:
+            return parts
+    # Without archives, what somebody put before the first entry is found as well.
+    return parts + _walk(_Stretch(path, start, max(last, start), head), sizes)
+
+
+def _unread(db: sqlite3.Connection, archive: Archive) -> _Part:
+    """What the ledger itself keeps of entries that are not here. Archives hold whole blocks."""
+    first, end = (archive.first - 1) // BLOCK_ENTRIES, archive.last // BLOCK_ENTRIES
+    query = "SELECT root FROM blocks WHERE number >= ? AND number < ? ORDER BY number"
+    blocks = [root for (root,) in db.execute(query, (first, end))]
+    entries = archive.last - archive.first + 1
+    part = _Part(entries=entries, head=archive.head, blocks=blocks, unread=entries)
+    if len(blocks) != end - first:
+        part.problem = f"the tree lacks blocks of the entries {archive.first} to {archive.last}"
+    return part
+
+
+def _walk(whole: _Stretch, sizes: Sequence[int]) -> list[_Part]:
+    step = PART_ENTRIES // BLOCK_ENTRIES * BLOCK_ENTRIES
+    path, first, last, head = whole
+    stretches = [
+        _Stretch(path, start, min(start + step, last), head if start == first else None)
+        for start in range(first, max(last, first + 1), step)
+    ]
+    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)), len(stretches))
     if processes < 2:
-        return [_walk_part(db, start, end, sizes) for start, end in ranges]
+        return [_walk_alone(one, sizes) for one in stretches]
     # Spawned, because this may run in a thread of a server, which must not fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        work = [pool.submit(_walk_alone, path, start, end, sizes) for start, end in ranges]
+        work = [pool.submit(_walk_alone, one, sizes) for one in stretches]
         return [one.result() for one in work]
 
 
-def _walk_alone(path: Path, start: int, end: int, sizes: Sequence[int]) -> _Part:
-    with closing(open_readonly(path)) as db:
-        return _walk_part(db, start, end, sizes)
-
-
-def _walk_part(db: sqlite3.Connection, start: int, end: int, sizes: Sequence[int]) -> _Part:
+def _walk_alone(stretch: _Stretch, sizes: Sequence[int]) -> _Part:
     part = _Part()
+    start, end = stretch.start, stretch.end
     wanted = {size for size in sizes if start < size <= end}
     try:
-        row = db.execute("SELECT hash FROM entries WHERE seq = ?", (start,)).fetchone()
-        part.head = row[0] if row and start else GENESIS
-        cursor = db.cursor()
-        cursor.row_factory = None
-        # What somebody put before the first entry is found as well.
-        first = start or -(2**62)
-        _check_rows(cursor.execute(_QUERY, (first, end)), part, start, wanted)
+        with closing(open_readonly(stretch.path)) as db:
+            row = db.execute("SELECT hash FROM entries WHERE seq = ?", (start,)).fetchone()
+            # Of what is before a stretch that is not the first, the one before it is the judge.
+            part.head = stretch.after if stretch.after is not None else row[0] if row else GENESIS
+            cursor = db.cursor()
+            cursor.row_factory = None
+            first = start or -(2**62)
+            _check_rows(cursor.execute(_QUERY, (first, end)), part, start, wanted)
     except sqlite3.DatabaseError as error:
         part.problem = f"the database cannot be read from here on: {error}"
     if part.problem is None and part.entries < end - start:
@@ -227,6 +300,7 @@ def _joined(parts: Sequence[_Part]) -> _Part:
         whole.blocks += part.blocks
         whole.rest = part.rest
         whole.cuts |= part.cuts
+        whole.unread += part.unread
         if part.problem is not None:
             whole.problem = part.problem
             break

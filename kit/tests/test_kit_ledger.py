@@ -427,3 +427,17 @@ def test_receipts_join_intent_and_outcome_and_page_by_outcome(path: Path, ledger
             if (cursor := page.next_cursor) is None:
                 break
         assert got == numbers
+
+
+def test_who_flushes_finds_what_nobody_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(path)
+    try:
+        for number in range(50):
+            ledger.note(Entry(type="call.read", tool=f"t{number}"))
+            ledger.flush()
+            (newest,) = list_events(path, EventFilter(), limit=1).events
+            assert newest.tool == f"t{number}"
+    finally:
+        ledger.close()
+    ledger.flush()

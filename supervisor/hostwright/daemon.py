@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from starlette.applications import Starlette
 
@@ -36,9 +36,11 @@ from hostwright.succession import Estate, ask_successor
 from hostwright.telemetry import TelemetrySettings, open_tracer
 from hostwright_kit.errors import HostError
 from hostwright_kit.guard import working_folder
+from hostwright_kit.ledger_line import SOCKET_FILE, LedgerSocket
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, Runtime
 from hostwright_kit.served import GATEWAY, Served, publish
+from hostwright_kit.sockets import unix_listener
 from hostwright_kit.tokens import Tokens
 
 
@@ -193,6 +195,8 @@ class Daemon:
             # The port is taken before anything is started: the commonest reason to fail.
             listener = stack.enter_context(tcp_listener(settings, sockets))
             self._port = listener.getsockname()[1]
+            # Before there is a server that has something to write.
+            await stack.enter_async_context(self._writing_for_all())
             await stack.enter_async_context(self.keeper)
             stack.push_async_callback(self.servers.close)
             gateway = self._gateway = Gateway(self.servers, paths.state_dir, self._policing)
@@ -230,6 +234,17 @@ class Daemon:
                 if self._has_successor():
                     locks = self.keeper.hand_over()
                     self.estate = Estate(locks, sockets, handed, self._replaced + 1)
+
+    @contextlib.asynccontextmanager
+    async def _writing_for_all(self) -> AsyncGenerator[None]:
+        """Take the ledger entries of every process of this installation."""
+        ledger = self.runtime.ledger
+        async with unix_listener(self.runtime.paths.runtime_dir / SOCKET_FILE) as listener:
+            taking = LedgerSocket(listener, ledger.path, ledger.take)
+            try:
+                yield
+            finally:
+                taking.close()
 
     async def _metrics(self) -> bytes:
         pending = await asyncio.to_thread(self.runtime.approvals.pending)

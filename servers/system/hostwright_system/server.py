@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from hostwright_kit.jobs import JobStore
 from hostwright_kit.run import serve
-from hostwright_kit.runtime import LEDGER_FILE, Runtime
+from hostwright_kit.runtime import Runtime
 from hostwright_kit.server import HostServer
 from hostwright_system.files import FileSpace, Roots, open_file_space, trash_folder
 from hostwright_system.host.suite import SuiteProcesses
@@ -41,7 +41,7 @@ def build(runtime: Runtime) -> HostServer:
     files.register(app, _file_space(runtime, settings))
     services.register(app, settings)
     shell.register(app, jobs, CommandRunner(jobs))
-    record.register(app, runtime.paths.state_dir / LEDGER_FILE)
+    record.register(app, runtime.ledger)
     prompts.register(app)
     return app
 

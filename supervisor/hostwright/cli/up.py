@@ -108,7 +108,7 @@ async def _up_here(
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
     )
-    runtime = open_runtime("hostwright")
+    runtime = open_runtime("hostwright", writes_for_all=True)
     try:
         interactive = out.is_terminal and not as_json
         notifier = Notifier()

@@ -11,6 +11,7 @@ from pydantic import Field
 from hostwright_kit import audit
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
+from hostwright_kit.ledger import Ledger
 from hostwright_kit.server import HostServer
 
 Caller = Annotated[
@@ -23,8 +24,13 @@ Limit = Annotated[int, Field(ge=1, le=200, description="Entries per page.")]
 Cursor = Annotated[str | None, Field(max_length=18, description="next_cursor of the page before.")]
 
 
-def register(app: HostServer, ledger: Path) -> None:
+def register(app: HostServer, ledger: Ledger) -> None:
     """Add the tools."""
+
+    def file() -> Path:
+        """Where to look, once the calls before this one are there: reads are not waited for."""
+        ledger.flush()
+        return ledger.path
 
     @app.read_tool(title="Event log")
     def event_log(
@@ -58,7 +64,7 @@ def register(app: HostServer, ledger: Path) -> None:
             since=_moment("since", since),
             until=_moment("until", until),
         )
-        return audit.list_events(ledger, wanted, limit=limit, cursor=cursor)
+        return audit.list_events(file(), wanted, limit=limit, cursor=cursor)
 
     @app.read_tool(title="Receipts")
     def receipt_list(
@@ -88,7 +94,7 @@ def register(app: HostServer, ledger: Path) -> None:
             since=_moment("since", since),
             until=_moment("until", until),
         )
-        return audit.list_receipts(ledger, wanted, limit=limit, cursor=cursor)
+        return audit.list_receipts(file(), wanted, limit=limit, cursor=cursor)
 
 
 def _moment(name: str, text: str | None) -> str | None:
