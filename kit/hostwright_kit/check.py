@@ -68,11 +68,12 @@ async def _collect(
         return [Finding(what="state", state="problem", detail=error.message, fix=error.fix)]
     try:
         app = build(runtime)
+        profile = runtime.policy.current().profile
         tools = await app.list_tools(run_middleware=False)
         findings = [
             Finding(what="configuration", state="ok", detail=_sources(runtime)),
             Finding(what="state folder", state="ok", detail=str(runtime.paths.state_dir)),
-            Finding(what="policy", state="ok", detail=f"profile {runtime.config.policy.profile}"),
+            Finding(what="policy", state="ok", detail=f"profile {profile}"),
             Finding(what="tools", state="ok", detail=str(len(tools))),
         ]
         for extra in app.checks:

@@ -197,7 +197,7 @@ class Settings:
                     line=find_line(layer.text, place),
                     key=".".join(map(str, place)),
                     message=item["msg"].removeprefix("Value error, ") + ".",
-                    fix=_remedy(item["type"], item.get("ctx", {})),
+                    fix=remedy(item["type"], item.get("ctx", {})),
                 )
             )
         return problems
@@ -266,7 +266,7 @@ def find_line(text: str, place: Sequence[int | str]) -> int | None:
             table = tuple(part.strip().strip("\"'") for part in header[2].split("."))
             if header[1] == "[[":
                 counts[table] = counts.get(table, -1) + 1
-                table = (*table, str(counts[table]))
+            table = _indexed(table, counts)
             found = table
         elif key := re.match(r"\s*([\w.\"'-]+)\s*=", line):
             found = (*table, *(part.strip("\"'") for part in key[1].split(".")))
@@ -275,6 +275,16 @@ def find_line(text: str, place: Sequence[int | str]) -> int | None:
         if found == wanted[: len(found)] and len(found) > best_depth:
             best, best_depth = number, len(found)
     return best
+
+
+def _indexed(table: tuple[str, ...], counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    """The table, with the place of each entry of a list of tables that it is in."""
+    found: tuple[str, ...] = ()
+    for depth, part in enumerate(table, 1):
+        found = (*found, part)
+        if (count := counts.get(table[:depth])) is not None:
+            found = (*found, str(count))
+    return found
 
 
 def _is_there(file: Path) -> bool:
@@ -363,7 +373,8 @@ def _env_name(place: Sequence[int | str]) -> str:
     return ENV_PREFIX + "__".join(str(part).upper() for part in place if isinstance(part, str))
 
 
-def _remedy(kind: str, context: Mapping[str, Any]) -> str:
+def remedy(kind: str, context: Mapping[str, Any]) -> str:
+    """What to do about a value that a model refused."""
     if kind == "extra_forbidden":
         return "Delete this key or correct its name; it has no effect."
     if kind == "literal_error":

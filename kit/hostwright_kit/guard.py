@@ -28,6 +28,8 @@ from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Entry, Ledger, Receipt
 from hostwright_kit.overwriting import overwritten
 from hostwright_kit.policy import Effect, Judgement, Subject, judge
+from hostwright_kit.policy_file import PolicySource
+from hostwright_kit.policy_rates import Rates
 from hostwright_kit.redact import redact, secret_values, without
 
 logger = logging.getLogger(__name__)
@@ -85,6 +87,20 @@ class Call(BaseModel, frozen=True):
             call=self.digest,
             overwrites=found,
             why=why,
+        )
+
+    @property
+    def subject(self) -> Subject:
+        """The call as policy looks at it."""
+        return Subject(
+            caller_names=self.caller.names,
+            server=self.server,
+            tool=self.tool,
+            effect=self.effect,
+            open_world=self.open_world,
+            arguments=self.arguments,
+            folder=self.folder,
+            digest_of=lambda: self.digest,
         )
 
     @property
@@ -189,10 +205,19 @@ def call_scope() -> CallScope:
 class Guard:
     """The pipeline over one policy, one ledger and one set of approvals."""
 
-    def __init__(self, config: KitConfig, ledger: Ledger, approvals: Approvals) -> None:
+    def __init__(
+        self,
+        config: KitConfig,
+        ledger: Ledger,
+        approvals: Approvals,
+        policy: PolicySource,
+        rates: Rates,
+    ) -> None:
         self.config = config
         self.ledger = ledger
         self.approvals = approvals
+        self.policy = policy
+        self.rates = rates
 
     async def run(
         self,
@@ -211,18 +236,20 @@ class Guard:
         this leg, before `act` begins. Raises `HostError` when the call is denied or waits, `Asked`
         when the client has to put the question.
         """
-        judgement = self.judge(call)
+        judgement = await self._judged(call)
         approval: Approval | None = None
         if judgement.verdict == "deny":
             await self._denied(call, judgement.reason)
             raise HostError(
                 f"{call.server}.{call.tool} is denied by {judgement.reason}.",
-                fix="Do without it, or let the owner change [policy] in config.toml.",
+                fix="Do without it, or let the owner change the policy.",
                 code="denied",
             )
         if judgement.verdict == "ask":
             approval = granted or await self._approval(call, judgement, ask)
             took(approval)
+        if judgement.uses and not await asyncio.to_thread(self.rates.take, judgement.uses):
+            raise _crowded(call)
         current = _current.set(call)
         try:
             if call.effect is Effect.READ:
@@ -232,17 +259,14 @@ class Guard:
             _current.reset(current)
 
     def judge(self, call: Call) -> Judgement:
-        """What the policy says about this call."""
-        return judge(
-            self.config.policy,
-            Subject(
-                caller_names=call.caller.names,
-                server=call.server,
-                tool=call.tool,
-                effect=call.effect,
-                open_world=call.open_world,
-            ),
-        )
+        """What the policy says about this call. Blocking where rules ask the disk."""
+        return judge(self.policy.current(), call.subject, spent=self.rates.spent)
+
+    async def _judged(self, call: Call) -> Judgement:
+        policy, subject = self.policy.current(), call.subject
+        if any(rule.asks_the_disk for rule in policy.of(subject)):
+            return await asyncio.to_thread(judge, policy, subject, spent=self.rates.spent)
+        return judge(policy, subject)
 
     async def _approval(
         self, call: Call, judgement: Judgement, ask: Callable[[Approval], Awaitable[Answer]]
@@ -253,7 +277,10 @@ class Guard:
         if taken := await asyncio.to_thread(self.approvals.consume, bound):
             return taken
         approval = await asyncio.to_thread(self.approvals.request, wanted)
-        answer = await ask(approval) if self.config.approval.via_client else Answer.UNASKED
+        via_client = self.config.approval.via_client
+        if judgement.via is not None:
+            via_client = judgement.via == "client"
+        answer = await ask(approval) if via_client else Answer.UNASKED
         if answer is Answer.LATER:
             raise Asked(approval)
         if answer is Answer.UNASKED:
@@ -387,6 +414,14 @@ class Guard:
         await self.ledger.append_async(
             _entry(call, "call.denied", "denied", arguments=call.shown_arguments, denied_by=reason)
         )
+
+
+def _crowded(call: Call) -> HostError:
+    return HostError(
+        f"{call.server}.{call.tool} was made as often already as a rule of the policy allows.",
+        fix="Wait and make the call again, or let the owner change the rule's rate.",
+        code="rate_exceeded",
+    )
 
 
 def _outcome(

@@ -24,6 +24,8 @@ from hostwright_kit.host_key import host_signer
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.ledger_line import SOCKET_FILE
 from hostwright_kit.paths import Paths, resolve_paths
+from hostwright_kit.policy_file import PolicySource
+from hostwright_kit.policy_rates import Rates
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -54,6 +56,7 @@ class Runtime:
         paths: Paths,
         settings: Settings,
         config: KitConfig,
+        policy: PolicySource | None = None,
         *,
         writes_for_all: bool = False,
     ) -> None:
@@ -71,7 +74,9 @@ class Runtime:
             self.ledger,
             lifetime_seconds=config.approval.expires_minutes * 60,
         )
-        self.guard = Guard(config, self.ledger, self.approvals)
+        self.policy = policy or PolicySource(config.policy)
+        self.rates = Rates(paths.state_dir)
+        self.guard = Guard(config, self.ledger, self.approvals, self.policy, self.rates)
         self.transport: Transport = "stdio"
         self.link_key: str | None = None
         self._on_close: list[Callable[[], Awaitable[None]]] = []
@@ -91,6 +96,7 @@ class Runtime:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.ledger.close)
             stack.callback(self.approvals.close)
+            stack.callback(self.rates.close)
             for closer in self._on_close:
                 stack.push_async_callback(closer)
 
@@ -109,5 +115,7 @@ def open_runtime(
     paths = resolve_paths().ensure()
     settings = read_settings(paths, config_file=config_file, overrides=overrides)
     config = load_kit_config(settings)
+    policy = PolicySource.of(config.policy, settings, paths)
+    settings.problems.extend(policy.problems)
     settings.raise_problems()
-    return Runtime(server, paths, settings, config, writes_for_all=writes_for_all)
+    return Runtime(server, paths, settings, config, policy, writes_for_all=writes_for_all)

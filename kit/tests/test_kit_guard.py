@@ -21,7 +21,9 @@ from hostwright_kit.caller import Caller
 from hostwright_kit.config import KitConfig
 from hostwright_kit.guard import Answer, Call, Guard
 from hostwright_kit.ledger import Ledger
-from hostwright_kit.policy import Effect
+from hostwright_kit.policy import Effect, PolicyConfig
+from hostwright_kit.policy_file import PolicySource
+from hostwright_kit.policy_rates import Rates
 from hostwright_kit.runtime import TOKENS_FILE
 from hostwright_kit.tokens import Tokens
 from hostwright_kit.vouching import ACTOR_META, LINK_FD_VARIABLE
@@ -316,7 +318,9 @@ async def test_a_call_cancelled_at_any_moment_leaves_a_true_receipt(
         return Answer.UNASKED
 
     with home.approvals() as approvals:
-        guard = Guard(KitConfig(), ledger, approvals)
+        guard = Guard(
+            KitConfig(), ledger, approvals, PolicySource(PolicyConfig()), Rates(home.state)
+        )
         call = Call(caller=Caller(), server="s", tool="t", arguments={}, effect=Effect.CONTAINED)
         if moment == "intent":
             with slow_disk(home.ledger):

@@ -25,7 +25,9 @@ from hostwright_kit.guard import Answer, Call, Guard
 from hostwright_kit.ledger import Entry, Ledger
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.paths import Paths, ensure_private, resolve_paths
-from hostwright_kit.policy import Effect
+from hostwright_kit.policy import Effect, PolicyConfig
+from hostwright_kit.policy_file import PolicySource
+from hostwright_kit.policy_rates import Rates
 from hostwright_kit.store import open_store, transaction
 from hostwright_kit.tokens import Tokens
 
@@ -82,7 +84,7 @@ async def never_asked(_: Any) -> Answer:
 async def test_a_full_disk_refuses_acts_answers_reads_and_breaks_nothing(disk: Path) -> None:
     ledger = Ledger(disk / "ledger.db")
     approvals = Approvals(disk / "approvals.db", ledger, lifetime_seconds=600)
-    guard = Guard(KitConfig(), ledger, approvals)
+    guard = Guard(KitConfig(), ledger, approvals, PolicySource(PolicyConfig()), Rates(disk))
     done: list[str] = []
 
     async def act() -> str:

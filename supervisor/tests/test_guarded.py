@@ -24,6 +24,8 @@ from hostwright_kit.errors import HostError
 from hostwright_kit.guard import Guard, OutcomeUnknownError, error_detail
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.policy import Effect, PolicyConfig, Rule
+from hostwright_kit.policy_file import PolicySource
+from hostwright_kit.policy_rates import Rates
 
 SCHEMA = {
     "type": "object",
@@ -47,7 +49,15 @@ class World:
         self.path = folder / "ledger.db"
         self.ledger = Ledger(self.path)
         self.approvals = Approvals(folder / "approvals.db", self.ledger, lifetime_seconds=600)
-        self.guard = ThirdPartyGuard(Guard(config, self.ledger, self.approvals))
+        self.guard = ThirdPartyGuard(
+            Guard(
+                config,
+                self.ledger,
+                self.approvals,
+                PolicySource(config.policy),
+                Rates(folder),
+            )
+        )
         self.sent: list[Forward] = []
         self.reply: Callable[[Forward], Reply] = always(OK)
 

@@ -19,6 +19,7 @@ from hostwright.settings import GatewaySettings
 from hostwright.telemetry import TelemetrySettings
 from hostwright_kit.config import KitConfig, Settings, load_kit_config, read_settings
 from hostwright_kit.paths import Paths
+from hostwright_kit.policy_file import PolicySource
 
 SETTINGS_GROUP = "hostwright.settings"
 AREA = "configuration"
@@ -27,7 +28,8 @@ AREA = "configuration"
 def check_configuration(paths: Paths) -> Iterator[Finding]:
     """All layers: what cannot be read, unknown tables and keys, wrong values."""
     settings = read_settings(paths)
-    load_kit_config(settings)
+    policy = PolicySource.of(load_kit_config(settings).policy, settings, paths)
+    settings.problems.extend(policy.problems)
     models, broken = settings_models()
     yield from broken
     settings.load({"gateway": GatewaySettings, "telemetry": TelemetrySettings, **models})
@@ -38,7 +40,7 @@ def check_configuration(paths: Paths) -> Iterator[Finding]:
         path = Path(problem.source)
         yield Finding(
             area=AREA,
-            what=problem.key or "config.toml",
+            what=problem.key or path.name,
             state="problem",
             message=problem.message
             if path.is_absolute()

@@ -72,7 +72,7 @@ def call(
     json: Json = False,
 ) -> None:
     """Call one tool of one server, with progress; asks before what needs approval."""
-    given = dict(_parse(argument) for argument in arguments)
+    given = dict(parse_argument(argument) for argument in arguments)
     result = _run(_call(server, tool, given, ask=not json and sys.stdin.isatty()))
     if result.is_error:
         raise _error(result)
@@ -181,7 +181,8 @@ def _connect(name: str | None, approve: Any = None) -> Client[Any]:
     return Client(transport, client_info=info, elicitation_handler=approve)
 
 
-def _parse(argument: str) -> tuple[str, Any]:
+def parse_argument(argument: str) -> tuple[str, Any]:
+    """`key=value` as it is given on the command line."""
     key, separator, text = argument.partition("=")
     if not separator or not key:
         raise HostError(

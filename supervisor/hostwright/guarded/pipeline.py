@@ -40,7 +40,7 @@ from hostwright_kit.asking import (
 from hostwright_kit.caller import Caller
 from hostwright_kit.errors import HostError
 from hostwright_kit.guard import Answer, ApprovalNeededError, Asked, Call, Guard
-from hostwright_kit.policy import Effect, Judgement, Subject, judge
+from hostwright_kit.policy import Effect, PolicyConfig, Subject, judge
 from hostwright_kit.redact import hiding
 
 STATE_PREFIX = "hostwright:"
@@ -126,14 +126,15 @@ class ThirdPartyGuard:
         self._guard = guard
         self._arguments = Arguments()
         self._states: dict[str, _State] = {}
-        self._verdicts: dict[tuple[object, ...], Judgement] = {}
+        self._let: dict[tuple[object, ...], bool] = {}
+        self._let_by: PolicyConfig | None = None
 
     def is_free(self, call: ThirdPartyCall) -> bool:
         """Whether the call only reads, is allowed and leaves no trace: it may be sent as it is."""
         if self._guard.config.ledger.record_reads or _is_ours(call.request_state):
             return False
         traits = traits_of(call.rules, call.tool, call.entry)
-        return traits.effect is Effect.READ and self._judge(call, traits).verdict == "allow"
+        return traits.effect is Effect.READ and self._is_let(call, traits)
 
     async def around(self, call: ThirdPartyCall, client: Client, send: Send) -> Reply:
         """The result to give to the client.
@@ -202,22 +203,24 @@ class ThirdPartyGuard:
                 )
             raise
 
-    def _judge(self, call: ThirdPartyCall, traits: Traits) -> Judgement:
-        """The policy's word, remembered: it does not change while the daemon runs."""
+    def _is_let(self, call: ThirdPartyCall, traits: Traits) -> bool:
+        """Whether the policy allows it by its names alone; remembered while the policy holds."""
+        policy = self._guard.policy.current()
+        if policy is not self._let_by or len(self._let) >= MAX_VERDICTS:
+            self._let, self._let_by = {}, policy
         names = call.caller.names
         key = (names, call.server, call.tool, traits.effect, traits.open_world)
-        if (found := self._verdicts.get(key)) is None:
-            if len(self._verdicts) >= MAX_VERDICTS:
-                self._verdicts.clear()
-            found = self._verdicts[key] = judge(
-                self._guard.config.policy,
-                Subject(
-                    caller_names=names,
-                    server=call.server,
-                    tool=call.tool,
-                    effect=traits.effect,
-                    open_world=traits.open_world,
-                ),
+        if (found := self._let.get(key)) is None:
+            subject = Subject(
+                caller_names=names,
+                server=call.server,
+                tool=call.tool,
+                effect=traits.effect,
+                open_world=traits.open_world,
+            )
+            found = self._let[key] = (
+                all(rule.is_plain for rule in policy.of(subject))
+                and judge(policy, subject).verdict == "allow"
             )
         return found
 
