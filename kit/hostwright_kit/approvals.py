@@ -154,6 +154,11 @@ class Approvals:
         self._ledger = ledger
         self._lifetime = lifetime_seconds
 
+    @property
+    def ledger(self) -> Ledger:
+        """Where decisions are recorded."""
+        return self._ledger
+
     def request(self, wanted: Request) -> Approval:
         """The open question for this digest: the one that waits already, or a new one."""
         with self._writing():

@@ -7,7 +7,7 @@ state changes, on record before it takes effect. Works without a daemon. Blockin
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from hostwright_kit.approvals import Approval, Approvals
@@ -27,8 +27,22 @@ def open_approvals() -> Generator[Approvals]:
         runtime.approvals.close()
 
 
-def decide(approvals: Approvals, approval_id: str, pin: str, *, grant: bool) -> Approval:
-    """Grant or deny it; raises `HostError` when the PIN is wrong or it waits no longer."""
+def decide(
+    approvals: Approvals,
+    approval_id: str,
+    pin: str,
+    *,
+    grant: bool,
+    standing: Callable[[Approval], object] = lambda _: None,
+) -> Approval:
+    """Grant or deny it; raises `HostError` when the PIN is wrong or it waits no longer.
+
+    `standing` writes a rule for calls like this one, once the PIN was right and before this one is
+    decided: when it cannot be written, nothing is decided either.
+    """
     OperatorPin(resolve_paths().ensure().state_dir).verify(pin)
+    found = approvals.get(approval_id)
+    if found.state == "pending":
+        standing(found)
     act = approvals.grant if grant else approvals.deny
     return act(approval_id, via="terminal", by=f"uid {os.getuid()}")

@@ -8,7 +8,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from hostwright import __version__
-from hostwright.cli import check, clients, daemon, export, owner, policy, scaffold, secret, up
+from hostwright.cli import approvals, check, clients, daemon, export, owner, policy, scaffold, secret, up
 from hostwright.cli.output import print_error
 from hostwright_kit.errors import HostError
 
@@ -22,7 +22,7 @@ def make_app() -> App:
         help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs, "
         "4 the call waits for approval.",
     )
-    for group in (up, daemon, owner, policy, secret, clients, export, check, scaffold):
+    for group in (up, daemon, approvals, owner, policy, secret, clients, export, check, scaffold):
         group.register(app)
     # By name, because an MCP client or a screen takes long to import and the others need none.
     for name, words in (

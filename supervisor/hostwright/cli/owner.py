@@ -1,24 +1,20 @@
-"""Commands of the owner: the PIN, approvals, the ledger, tokens. They work without a daemon."""
+"""Commands of the owner: the PIN, the ledger, tokens. They work without a daemon."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from getpass import getpass
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 from cyclopts import App, Parameter
 from pydantic import ValidationError
-from rich.text import Text
 
 from hostwright.cli.output import cell, done, make_table, out, print_json, print_plain
-from hostwright.deciding import decide, open_approvals
+from hostwright.cli.pin import ask_pin
 from hostwright_kit import audit as ledger_audit
-from hostwright_kit.approvals import Approval
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
 from hostwright_kit.host_key import host_signer
@@ -37,9 +33,6 @@ Globs: TypeAlias = "list[str] | None"
 def register(app: App) -> None:
     """Add the commands."""
     app.command(init)
-    app.command(pending)
-    app.command(approve)
-    app.command(deny)
     app.command(token)
     audit = App(name="audit", help="Read and verify the ledger.")
     audit.command(log)
@@ -52,46 +45,17 @@ def init(*, json: Json = False) -> None:
     """Set (or change) the PIN without which nothing can be granted from the terminal."""
     paths = resolve_paths().ensure()
     pin = OperatorPin(paths.state_dir)
-    current = _ask_pin("Current PIN: ") if pin.is_set() else None
+    current = ask_pin("Current PIN: ") if pin.is_set() else None
     if current is not None:
         pin.verify(current)
-    new = _ask_pin("New PIN (4 characters or more): ")
-    if new != _ask_pin("The same again: "):
+    new = ask_pin("New PIN (4 characters or more): ")
+    if new != ask_pin("The same again: "):
         raise HostError("The two PINs differ.", fix="Run `hostwright init` again.", code="mismatch")
     pin.set(new, current=current)
     if json:
         print_json({"state_dir": str(paths.state_dir), "pin_set": True})
     else:
         done("The PIN is set. Grants: hostwright pending, hostwright approve ID.")
-
-
-def pending(approval_id: str | None = None, *, json: Json = False) -> None:
-    """Show what waits for approval; with an ID, one request with all of its arguments."""
-    with open_approvals() as approvals:
-        found = [approvals.get(approval_id)] if approval_id else approvals.pending()
-    if json:
-        print_json(found)
-    elif approval_id:
-        _print_approval(found[0])
-    elif not found:
-        out.print("Nothing waits for approval.")
-    else:
-        table = make_table("id", "caller", "call", "arguments", "until")
-        for item in found:
-            short = item.arguments if len(item.arguments) <= 120 else f"{item.arguments[:120]}…"
-            call = f"{item.server}.{item.tool}"
-            table.add_row(item.id, cell(item.caller), cell(call), cell(short), item.expires)
-        out.print(table)
-
-
-def approve(approval_id: str, *, json: Json = False) -> None:
-    """Let one waiting call happen, once. Asks for the PIN on the terminal."""
-    _decide(approval_id, grant=True, as_json=json)
-
-
-def deny(approval_id: str, *, json: Json = False) -> None:
-    """Refuse one waiting call. Asks for the PIN on the terminal."""
-    _decide(approval_id, grant=False, as_json=json)
 
 
 def token(
@@ -309,55 +273,8 @@ def _checkpoints_in(path: Path, verifier: Verifier) -> list[Checkpoint]:
     return kept
 
 
-def _decide(approval_id: str, *, grant: bool, as_json: bool) -> None:
-    with open_approvals() as approvals:
-        approval = approvals.get(approval_id)
-        if not as_json:
-            _print_approval(approval)
-        decided = decide(approvals, approval.id, _ask_pin("PIN: "), grant=grant)
-    if as_json:
-        print_json(decided)
-    else:
-        done(
-            f"Granted until {decided.expires}: the same call, repeated, runs once."
-            if grant
-            else "Denied."
-        )
-
-
 def _paths() -> Paths:
     return resolve_paths().ensure()
-
-
-def _ask_pin(prompt: str) -> str:
-    """From the terminal itself, never from stdin: a pipe is something an agent can hold."""
-    try:
-        return getpass(prompt, stream=None) if _has_terminal() else _no_terminal()
-    except EOFError:
-        return _no_terminal()
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
-def _no_terminal() -> str:
-    raise HostError(
-        "The PIN is asked on a terminal, and this process has none.",
-        fix="Run the command in a terminal (ssh -t …).",
-        code="no_terminal",
-    )
-
-
-def _print_approval(item: Approval) -> None:
-    what = f"  {item.server}.{item.tool}  asked by {item.caller} ({item.reason})"
-    out.print(Text(item.id, style="bold") + cell(what))
-    out.print(cell(item.arguments))
-    out.print(f"{item.state}, made {item.created}, until {item.expires}")
 
 
 def _moment(text: str | None) -> str | None:
