@@ -146,9 +146,12 @@ class Approvals:
         *,
         lifetime_seconds: float,
         clock: Callable[[], Instant] = instant,
+        on_request: Callable[[Approval], object] = lambda _: None,
     ) -> None:
+        """`on_request` is told of each new question, once it is on disk; it must return at once."""
         self._path = path
         self._clock = clock
+        self._on_request = on_request
         self._db = open_store(path, MIGRATIONS)
         self._lock = threading.RLock()
         self._ledger = ledger
@@ -200,6 +203,7 @@ class Approvals:
                 f"INSERT INTO approvals ({names}) VALUES ({marks})",  # noqa: S608 - our own names
                 tuple(columns.values()),
             )
+        self._on_request(asked)
         return asked
 
     def consume(self, digest: str) -> Approval | None:

@@ -21,6 +21,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -83,12 +84,34 @@ class LedgerConfig(Section):
         return value.expanduser() if value else None
 
 
+class NotifyConfig(Section):
+    """`[notify]`: how the owner hears of what waits."""
+
+    desktop: bool = Field(default=False, description="By notify-send, on the owner's desktop.")
+    webhook: str | None = Field(
+        default=None, max_length=2_000, description="POST of a JSON object to this http(s) URL."
+    )
+    command: tuple[str, ...] = Field(
+        default=(), description="A program and its arguments; the JSON object is on its stdin."
+    )
+    timeout_seconds: float = Field(default=5.0, ge=0.5, le=30, description="For each try.")
+
+    @field_validator("webhook")
+    @classmethod
+    def _reachable(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "https://host")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("is no http(s) URL")
+        return value
+
+
 class KitConfig(Section):
     """The tables that every server knows."""
 
     policy: PolicyConfig = PolicyConfig()
     approval: ApprovalConfig = ApprovalConfig()
     ledger: LedgerConfig = LedgerConfig()
+    notify: NotifyConfig = NotifyConfig()
 
 
 class Problem(BaseModel, frozen=True):
@@ -246,6 +269,7 @@ def load_kit_config(settings: Settings) -> KitConfig:
         "policy": PolicyConfig,
         "approval": ApprovalConfig,
         "ledger": LedgerConfig,
+        "notify": NotifyConfig,
     }
     settings.check_misspelt(tuple(tables))
     return KitConfig.model_validate(settings.load(tables))

@@ -23,6 +23,7 @@ from hostwright_kit.guard import Guard
 from hostwright_kit.host_key import host_signer
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.ledger_line import SOCKET_FILE
+from hostwright_kit.notifying import Notifier
 from hostwright_kit.paths import Paths, resolve_paths
 from hostwright_kit.policy_file import PolicySource
 from hostwright_kit.policy_rates import Rates
@@ -69,10 +70,12 @@ class Runtime:
             checkpoints_of(paths.state_dir, config.ledger),
             through=None if writes_for_all else paths.runtime_dir / SOCKET_FILE,
         )
+        self.notifier = Notifier(config.notify, paths.state_dir)
         self.approvals = Approvals(
             paths.state_dir / APPROVALS_FILE,
             self.ledger,
             lifetime_seconds=config.approval.expires_minutes * 60,
+            on_request=self.notifier.tell,
         )
         self.policy = policy or PolicySource(config.policy)
         self.rates = Rates(paths.state_dir)
@@ -97,6 +100,7 @@ class Runtime:
             stack.callback(self.ledger.close)
             stack.callback(self.approvals.close)
             stack.callback(self.rates.close)
+            stack.callback(self.notifier.close)
             for closer in self._on_close:
                 stack.push_async_callback(closer)
 

@@ -37,6 +37,7 @@ from hostwright.telemetry import TelemetrySettings, open_tracer
 from hostwright_kit.errors import HostError
 from hostwright_kit.guard import working_folder
 from hostwright_kit.ledger_line import SOCKET_FILE, LedgerSocket
+from hostwright_kit.notifying import notify_problems
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.runtime import LEDGER_FILE, TOKENS_FILE, Runtime
 from hostwright_kit.served import GATEWAY, Served, publish
@@ -158,6 +159,7 @@ class Daemon:
         # The database in a thread; the servers here, because their state is this loop's.
         pending = await asyncio.to_thread(self.runtime.approvals.pending)
         pin_set = await asyncio.to_thread(self._pin.is_set)
+        untold = await asyncio.to_thread(notify_problems, self.runtime.paths.state_dir)
         return DaemonStatus(
             pid=os.getpid(),
             version=__version__,
@@ -173,6 +175,7 @@ class Daemon:
                 *(str(problem) for problem in self.reloader.problems),
                 *(str(problem) for problem in self.runtime.policy.problems),
                 *([self._untraced] if self._untraced else []),
+                *untold,
             ],
             servers=self.keeper.status(),
         )
