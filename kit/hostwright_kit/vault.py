@@ -103,7 +103,12 @@ class Vault:
         return f"Vault({str(self._path)!r})"
 
     def set(
-        self, name: str, value: SecretStr, *, servers: Sequence[str] | None = None
+        self,
+        name: str,
+        value: SecretStr,
+        *,
+        servers: Sequence[str] | None = None,
+        must_be_new: bool = False,
     ) -> SecretInfo:
         """Keep a value. `servers` replaces who may open it; None leaves that as it is."""
         check_name(name)
@@ -112,6 +117,13 @@ class Vault:
         with self._writing():
             key, kek = self._current() or self._first_key()
             old = self._row(name)
+            if old is not None and must_be_new:
+                raise HostError(
+                    f"There is a secret {name} already; it was left as it is.",
+                    fix=f"Let the owner replace it (`hostwright secret set {name}`), or use "
+                    "another name.",
+                    code="secret_exists",
+                )
             label = Label(
                 name=name,
                 servers=(_servers(old) if old is not None else ()) if wanted is None else wanted,

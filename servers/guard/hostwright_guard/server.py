@@ -15,7 +15,7 @@ from hostwright_guard.sandbox.running import Sandboxes
 from hostwright_guard.sandbox.service import SandboxService
 from hostwright_guard.sandbox.token_store import TokenStore
 from hostwright_guard.settings import GuardSettings
-from hostwright_guard.tools import approvals, sandbox
+from hostwright_guard.tools import approvals, sandbox, secrets
 from hostwright_kit.jobs import JobStore
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
@@ -27,7 +27,8 @@ VERSION = version("hostwright-guard")
 INSTRUCTIONS = """\
 The guard: what waits for the owner's approval, and asking for one in advance. No tool here grants
 anything: the owner does, with `hostwright approve ID` or in the client's own prompt. When a grant
-is there, make exactly the call that it was asked for; it runs once."""
+is there, make exactly the call that it was asked for; it runs once. Secrets have names here, and no
+values: secret_set has the owner type one."""
 
 
 def build(runtime: Runtime) -> HostServer:
@@ -36,6 +37,7 @@ def build(runtime: Runtime) -> HostServer:
         "hostwright-guard", version=VERSION, instructions=INSTRUCTIONS, runtime=runtime
     )
     approvals.register(app, runtime)
+    secrets.register(app, runtime)
     _add_sandbox(app, runtime)
     return app
 
