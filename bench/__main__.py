@@ -14,6 +14,7 @@ from pathlib import Path
 from bench import report
 from bench.measure_calls import calls, memories
 from bench.measure_faults import faults, soak
+from bench.measure_guard import guard_costs
 from bench.measure_lists import lists
 from bench.measure_own import ledger_costs, own_costs
 from bench.measure_start import starts
@@ -24,7 +25,7 @@ from bench.results import Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SOAKED = Path(__file__).with_name("SOAK.md")
-USUAL = ("start", "suite", "memory", "calls", "lists", "own", "ledger", "faults")
+USUAL = ("start", "suite", "memory", "calls", "lists", "own", "ledger", "guard", "faults")
 PARTS = (*USUAL, "soak")
 
 
@@ -54,6 +55,7 @@ async def _main(*, quick: bool, parts: list[str]) -> None:
         "lists": lambda: lists(plan, peer, _say),
         "own": lambda: own_costs(plan, _say),
         "ledger": lambda: ledger_costs(plan, _say),
+        "guard": lambda: guard_costs(plan, _say),
         "faults": lambda: faults(plan, _say),
         "soak": lambda: soak(plan, _say),
     }
