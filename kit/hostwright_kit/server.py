@@ -22,7 +22,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import mcp_types as mcp
 from fastmcp import FastMCP
@@ -39,6 +39,7 @@ from hostwright_kit.errors import HostError
 from hostwright_kit.guard import Asked, Call, error_detail, working_folder
 from hostwright_kit.identity import identify
 from hostwright_kit.policy import Effect
+from hostwright_kit.quick_schema import Check, compiled
 from hostwright_kit.redact import hiding, is_secret_name, redact_text, secret_values
 from hostwright_kit.runtime import Runtime
 from hostwright_kit.served import Served, ToolTraits, publish
@@ -158,12 +159,19 @@ async def _with_background(app: FastMCP[Any]) -> AsyncGenerator[dict[str, Any]]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+class _Schema(NamedTuple):
+    """A tool's input schema, compiled."""
+
+    quick: Check | None
+    full: Draft202012Validator
+
+
 class GuardMiddleware(Middleware):
     """Every `tools/call` on its way through `Guard.run`."""
 
     def __init__(self, app: HostServer) -> None:
         self._app = app
-        self._validators: dict[str, Draft202012Validator] = {}
+        self._schemas: dict[str, _Schema] = {}
 
     async def on_call_tool(
         self,
@@ -229,21 +237,24 @@ class GuardMiddleware(Middleware):
             overwrites=traits.overwrites,
         )
 
-    def _validator(self, name: str, schema: dict[str, Any]) -> Draft202012Validator:
-        """Made once per tool; again if a tool of this name gets another schema."""
-        known = self._validators.get(name)
-        if known is None or known.schema != schema:
-            known = self._validators[name] = Draft202012Validator(schema)
-        return known
-
-    async def _validate(self, name: str, arguments: Mapping[str, Any], traits: ToolTraits) -> None:
-        """Refuse bad arguments before the owner is asked and before anything is recorded."""
+    async def _schema(self, name: str) -> _Schema:
+        """Compiled once for each tool that was declared here; others may change at any time."""
+        if (known := self._schemas.get(name)) is not None:
+            return known
         tool = await self._app.get_tool(name)
         if tool is None:
             raise NotFoundError(f"Unknown tool: {name!r}")
-        faults = sorted(
-            self._validator(name, tool.parameters).iter_errors(arguments), key=lambda f: f.json_path
-        )
+        found = _Schema(compiled(tool.parameters), Draft202012Validator(tool.parameters))
+        if name in self._app.traits:
+            self._schemas[name] = found
+        return found
+
+    async def _validate(self, name: str, arguments: Mapping[str, Any], traits: ToolTraits) -> None:
+        """Refuse bad arguments before the owner is asked and before anything is recorded."""
+        schema = await self._schema(name)
+        if schema.quick is not None and schema.quick(arguments):
+            return
+        faults = sorted(schema.full.iter_errors(arguments), key=lambda fault: fault.json_path)
         if faults:
             lines = [
                 _describe_fault(fault, traits.secret_names)
