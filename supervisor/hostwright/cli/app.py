@@ -8,7 +8,18 @@ import sys
 from cyclopts import App, CycloptsError
 
 from hostwright import __version__
-from hostwright.cli import approvals, check, clients, daemon, export, owner, policy, scaffold, secret, up
+from hostwright.cli import (
+    approvals,
+    check,
+    clients,
+    daemon,
+    export,
+    owner,
+    policy,
+    scaffold,
+    secret,
+    up,
+)
 from hostwright.cli.output import print_error
 from hostwright_kit.errors import HostError
 
