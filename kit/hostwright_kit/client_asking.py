@@ -22,7 +22,8 @@ from hostwright_kit.asking import (
     question,
     read_answer,
 )
-from hostwright_kit.guard import Answer, Call
+from hostwright_kit.call import Call
+from hostwright_kit.guard import Answer
 
 logger = logging.getLogger(__name__)
 

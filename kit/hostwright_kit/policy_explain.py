@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from hostwright_kit.call import Call
 from hostwright_kit.caller import TOKEN_PREFIX, Caller
 from hostwright_kit.errors import HostError
-from hostwright_kit.guard import Call
 from hostwright_kit.policy import Effect, Judgement, PolicyConfig, Spent, Subject, Verdict, judge
 from hostwright_kit.served import ToolTraits
 

@@ -32,11 +32,12 @@ from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools.base import InputRequiredToolResult, ToolResult
 from jsonschema import Draft202012Validator
 
+from hostwright_kit.call import Call, working_folder
 from hostwright_kit.caller import Caller
 from hostwright_kit.check import Finding
 from hostwright_kit.client_asking import ask_client, input_required
 from hostwright_kit.errors import HostError
-from hostwright_kit.guard import Asked, Call, error_detail, working_folder
+from hostwright_kit.guard import Asked, error_detail
 from hostwright_kit.identity import identify
 from hostwright_kit.policy import Effect
 from hostwright_kit.quick_schema import Check, compiled

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from hostwright_kit.approvals import Approval, Approvals
+from hostwright_kit.call import Call
 from hostwright_kit.caller import Caller
 from hostwright_kit.canonical import canonical
 from hostwright_kit.clock import Instant, instant
-from hostwright_kit.guard import Call
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.policy import Effect
 

@@ -219,5 +219,6 @@ async def test_no_secret_reaches_the_ledger_the_approvals_an_error_or_stderr(
     for secret in secrets:
         assert not [message for message in seen if secret in message]
         assert secret not in door.home.stderr()
-        for file in (*door.home.state.iterdir(), *door.home.config.iterdir()):
+        kept = (*door.home.state.rglob("*"), *door.home.config.rglob("*"))
+        for file in (one for one in kept if one.is_file()):
             assert secret.encode() not in file.read_bytes(), file

@@ -17,9 +17,10 @@ from fastmcp import Client
 from fastmcp.client.elicitation import ElicitResult
 
 from hostwright_kit.audit import EventFilter, list_receipts
+from hostwright_kit.call import Call
 from hostwright_kit.caller import Caller
 from hostwright_kit.config import KitConfig
-from hostwright_kit.guard import Answer, Call, Guard
+from hostwright_kit.guard import Answer, Guard
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.policy import Effect, PolicyConfig
 from hostwright_kit.policy_file import PolicySource

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostwright_kit.call import Call
 from hostwright_kit.caller import Caller
-from hostwright_kit.guard import Call
 from hostwright_kit.policy import Effect
 from hostwright_kit.redact import (
     LONG_TEXT_CHARS,

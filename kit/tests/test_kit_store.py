@@ -18,10 +18,11 @@ import pytest
 
 from hostwright_kit.approvals import Approvals, Request
 from hostwright_kit.audit import EventFilter, list_events, verify
+from hostwright_kit.call import Call
 from hostwright_kit.caller import Caller
 from hostwright_kit.config import KitConfig
 from hostwright_kit.errors import HostError
-from hostwright_kit.guard import Answer, Call, Guard
+from hostwright_kit.guard import Answer, Guard
 from hostwright_kit.ledger import Entry, Ledger
 from hostwright_kit.operator_pin import OperatorPin
 from hostwright_kit.paths import Paths, ensure_private, resolve_paths

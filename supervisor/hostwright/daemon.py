@@ -34,8 +34,8 @@ from hostwright.settings import GatewaySettings
 from hostwright.status import DaemonStatus, Replacement
 from hostwright.succession import Estate, ask_successor
 from hostwright.telemetry import TelemetrySettings, open_tracer
+from hostwright_kit.call import working_folder
 from hostwright_kit.errors import HostError
-from hostwright_kit.guard import working_folder
 from hostwright_kit.ledger_line import SOCKET_FILE, LedgerSocket
 from hostwright_kit.notifying import notify_problems
 from hostwright_kit.operator_pin import OperatorPin

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from hostwright.standing import write_standing_rule
 from hostwright_kit.approvals import Approval, Approvals
+from hostwright_kit.call import Call
 from hostwright_kit.caller import Caller
 from hostwright_kit.config import ConfigError
 from hostwright_kit.errors import HostError
-from hostwright_kit.guard import Call
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.paths import Paths
 from hostwright_kit.policy import Effect, PolicyConfig, judge

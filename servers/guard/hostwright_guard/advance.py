@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hostwright_kit.call import Call
 from hostwright_kit.caller import Caller
 from hostwright_kit.errors import HostError
-from hostwright_kit.guard import Call
 from hostwright_kit.served import GATEWAY, ToolTraits, find_served, served_names
 
 

@@ -37,9 +37,10 @@ from hostwright_kit.asking import (
     input_required,
     read_answer,
 )
+from hostwright_kit.call import Call
 from hostwright_kit.caller import Caller
 from hostwright_kit.errors import HostError
-from hostwright_kit.guard import Answer, ApprovalNeededError, Asked, Call, Guard
+from hostwright_kit.guard import Answer, ApprovalNeededError, Asked, Guard
 from hostwright_kit.policy import Effect, PolicyConfig, Subject, judge
 from hostwright_kit.redact import hiding
 
