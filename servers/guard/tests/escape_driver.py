@@ -34,7 +34,8 @@ from hostwright_guard.sandbox.gate.gate import Gate
 from hostwright_guard.sandbox.gate.names import parse_target
 from hostwright_guard.sandbox.gate.rules import Allowance, Attempt, Rules
 from hostwright_guard.sandbox.places import open_places
-from hostwright_guard.sandbox.running import Command, Sandboxes, Stream
+from hostwright_guard.sandbox.preview.changes import read_changes
+from hostwright_guard.sandbox.running import Command, Overlay, Sandboxes, Stream
 
 PYTHON = "/usr/bin/python3"
 MARKER = "the-secret-of-the-world"
@@ -254,6 +255,41 @@ async def inside(world: World, server: socket.socket | None) -> dict[str, Any]:
     }
 
 
+async def over_an_overlay(world: World) -> dict[str, Any]:
+    """A dry run as this user: what is written goes aside, the folder stays as it is."""
+    sandboxes = Sandboxes(world.folder / "run")
+    layers = [world.folder / name for name in ("layer", "layer/upper", "layer/work", "real")]
+    for layer in layers:
+        layer.mkdir()
+    real = layers[3]
+    (real / "file").write_text("before")
+    (real / "gone").write_text("before")
+
+    async def receive(data: bytes, stream: Stream) -> None:
+        print(data, file=sys.stderr)
+
+    opened = open_places([], [str(real)], protected=[])
+    try:
+        ending = await sandboxes.run(
+            Command("/bin/sh", ("sh", "-c", "echo after > file; rm gone; mkdir new"), str(real)),
+            Wanted(limits=LIMITS),
+            opened,
+            receive,
+            overlay=Overlay(str(real), str(layers[1]), str(layers[2])),
+        )
+    finally:
+        opened.close()
+        await sandboxes.close()
+    handles = [os.open(path, os.O_RDONLY) for path in (real, layers[1])]
+    changes = read_changes(*handles)
+    (layers[2] / "work").chmod(0o700)
+    return {
+        "exit_code": ending.exit_code,
+        "real": sorted((path.name, path.read_text()) for path in real.iterdir()),
+        "changes": [(one.action, one.kind, one.path) for one in changes],
+    }
+
+
 async def main(uid: int) -> None:
     server = None
     with contextlib.suppress(OSError):
@@ -291,6 +327,7 @@ async def main(uid: int) -> None:
             "controls": controls,
             "traces": worlds[1].traces(),
             "survivors": survivors(),
+            "overlay": await over_an_overlay(worlds[0]),
             "redirect_served": server is not None,
         }
         print(json.dumps(report))

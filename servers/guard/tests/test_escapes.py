@@ -73,6 +73,17 @@ def test_nothing_was_done_unnoticed(report: Report) -> None:
     assert report["survivors"] == []
 
 
+def test_a_dry_run_leaves_the_folder_as_it_is(report: Report) -> None:
+    found = report["overlay"]
+    assert found["exit_code"] == 0
+    assert found["real"] == [["file", "before"], ["gone", "before"]]
+    assert sorted(found["changes"]) == [
+        ["changed", "file", "file"],
+        ["created", "folder", "new"],
+        ["deleted", "file", "gone"],
+    ]
+
+
 def test_outside_the_same_attempts_come_to_something(report: Report) -> None:
     controls = {one["name"]: one for one in report["controls"]}
     assert set(controls) == {one["name"] for one in report["attempts"]}
