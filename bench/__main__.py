@@ -16,6 +16,7 @@ from bench.measure_calls import calls, memories
 from bench.measure_faults import faults, soak
 from bench.measure_lists import lists
 from bench.measure_own import ledger_costs, own_costs
+from bench.measure_sandbox import sandbox_costs
 from bench.measure_start import starts
 from bench.measure_suite import suites
 from bench.peers import install_mcp_proxy, mcp_proxy_versions
@@ -24,7 +25,7 @@ from bench.results import Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SOAKED = Path(__file__).with_name("SOAK.md")
-USUAL = ("start", "suite", "memory", "calls", "lists", "own", "ledger", "faults")
+USUAL = ("start", "suite", "memory", "calls", "lists", "own", "ledger", "faults", "sandbox")
 PARTS = (*USUAL, "soak")
 
 
@@ -55,6 +56,7 @@ async def _main(*, quick: bool, parts: list[str]) -> None:
         "own": lambda: own_costs(plan, _say),
         "ledger": lambda: ledger_costs(plan, _say),
         "faults": lambda: faults(plan, _say),
+        "sandbox": lambda: sandbox_costs(plan, _say),
         "soak": lambda: soak(plan, _say),
     }
     rows: list[Row] = []
