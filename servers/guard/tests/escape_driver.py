@@ -1,9 +1,9 @@
 """Makes a world worth escaping to, tries to, outside and inside, and prints what came of it.
 
-    python escape_driver.py UID     0: as it was started; another number: as that user
+    python escape_driver.py UID FOLDER     0: as it was started; another number: as that user
 
 Run by `test_escapes.py`, as a program, because a process that has given up root stays so. All that
-is attacked is the world made here: files in a folder of /tmp, sockets on loopback, processes of
+is attacked is the world made here: files in that folder, sockets on loopback, processes of
 this driver.
 """
 
@@ -290,16 +290,16 @@ async def over_an_overlay(world: World) -> dict[str, Any]:
     }
 
 
-async def main(uid: int) -> None:
+async def main(uid: int, base: str) -> None:
     server = None
     with contextlib.suppress(OSError):
         # As root, before it is given up.
         server = socket.create_server((SERVER, 80))
-    folders = [Path(tempfile.mkdtemp(prefix="escape-", dir="/tmp")) for _ in range(2)]
+    folders = [Path(tempfile.mkdtemp(dir=base)) for _ in range(2)]
     nursery_client.sys.executable = PYTHON
     if uid:
         # A nursery must be able to read its own files as another user.
-        warden = Path(tempfile.mkdtemp(prefix="escape-", dir="/tmp"))
+        warden = Path(tempfile.mkdtemp(dir=base))
         warden.chmod(0o755)
         source = Path(nursery_client.__file__).parent / "warden"
         shutil.copytree(source, warden / "warden", ignore=shutil.ignore_patterns("__pycache__"))
@@ -335,9 +335,7 @@ async def main(uid: int) -> None:
         for world in worlds:
             with contextlib.suppress(OSError):
                 os.kill(world.bait, signal.SIGKILL)
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))

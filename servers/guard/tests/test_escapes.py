@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,18 @@ Report = dict[str, Any]
 
 
 def run(uid: int) -> Report:
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(uid)],
-        # In the environment of the driver and of its bait process, to be found by whoever can.
-        env={**os.environ, "ESCAPE_BAIT": "the-secret-of-the-world"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
-    )
+    # Not below pytest's own folder, which another user may not enter.
+    with tempfile.TemporaryDirectory(prefix="escapes-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, str(DRIVER), str(uid), folder],
+            # In the environment of the driver and of its bait process, for whoever can find it.
+            env={**os.environ, "ESCAPE_BAIT": "the-secret-of-the-world"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+        )
     assert done.returncode == 0, done.stderr[-4_000:]
     return json.loads(done.stdout.splitlines()[-1])
 
