@@ -17,6 +17,7 @@ from bench.measure_faults import faults, soak
 from bench.measure_guard import guard_costs
 from bench.measure_lists import lists
 from bench.measure_own import ledger_costs, own_costs
+from bench.measure_sandbox import sandbox_costs
 from bench.measure_start import starts
 from bench.measure_suite import suites
 from bench.peers import install_mcp_proxy, mcp_proxy_versions
@@ -25,7 +26,10 @@ from bench.results import Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SOAKED = Path(__file__).with_name("SOAK.md")
-USUAL = ("start", "suite", "memory", "calls", "lists", "own", "ledger", "guard", "faults")
+USUAL = (
+    *("start", "suite", "memory", "calls", "lists"),
+    *("own", "ledger", "guard", "faults", "sandbox"),
+)
 PARTS = (*USUAL, "soak")
 
 
@@ -57,6 +61,7 @@ async def _main(*, quick: bool, parts: list[str]) -> None:
         "ledger": lambda: ledger_costs(plan, _say),
         "guard": lambda: guard_costs(plan, _say),
         "faults": lambda: faults(plan, _say),
+        "sandbox": lambda: sandbox_costs(plan, _say),
         "soak": lambda: soak(plan, _say),
     }
     rows: list[Row] = []

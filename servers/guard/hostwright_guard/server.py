@@ -11,11 +11,13 @@ from importlib.metadata import version
 from pydantic import SecretStr
 
 from hostwright_guard.sandbox.holding import Holder
+from hostwright_guard.sandbox.preview.service import PreviewService
+from hostwright_guard.sandbox.preview.store import Previews
 from hostwright_guard.sandbox.running import Sandboxes
 from hostwright_guard.sandbox.service import SandboxService
 from hostwright_guard.sandbox.token_store import TokenStore
 from hostwright_guard.settings import GuardSettings
-from hostwright_guard.tools import approvals, sandbox, secrets
+from hostwright_guard.tools import approvals, preview, sandbox, secrets
 from hostwright_kit.jobs import JobStore
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
@@ -66,6 +68,8 @@ def _add_sandbox(app: HostServer, runtime: Runtime) -> None:
     holder = Holder(sandboxes, tokens, runtime.ledger, settings, open_secret)
     service = SandboxService(tokens, jobs, holder, runtime.paths.protected)
     sandbox.register(app, service, tokens, jobs)
+    previews = PreviewService(service, holder, Previews(state), settings.roots())
+    preview.register(app, previews)
 
 
 def main() -> None:

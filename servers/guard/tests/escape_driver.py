@@ -1,9 +1,9 @@
 """Makes a world worth escaping to, tries to, outside and inside, and prints what came of it.
 
-    python escape_driver.py UID     0: as it was started; another number: as that user
+    python escape_driver.py UID FOLDER     0: as it was started; another number: as that user
 
 Run by `test_escapes.py`, as a program, because a process that has given up root stays so. All that
-is attacked is the world made here: files in a folder of /tmp, sockets on loopback, processes of
+is attacked is the world made here: files in that folder, sockets on loopback, processes of
 this driver.
 """
 
@@ -34,7 +34,8 @@ from hostwright_guard.sandbox.gate.gate import Gate
 from hostwright_guard.sandbox.gate.names import parse_target
 from hostwright_guard.sandbox.gate.rules import Allowance, Attempt, Rules
 from hostwright_guard.sandbox.places import open_places
-from hostwright_guard.sandbox.running import Command, Sandboxes, Stream
+from hostwright_guard.sandbox.preview.changes import read_changes
+from hostwright_guard.sandbox.running import Command, Overlay, Sandboxes, Stream
 
 PYTHON = "/usr/bin/python3"
 MARKER = "the-secret-of-the-world"
@@ -254,16 +255,51 @@ async def inside(world: World, server: socket.socket | None) -> dict[str, Any]:
     }
 
 
-async def main(uid: int) -> None:
+async def over_an_overlay(world: World) -> dict[str, Any]:
+    """A dry run as this user: what is written goes aside, the folder stays as it is."""
+    sandboxes = Sandboxes(world.folder / "run")
+    layers = [world.folder / name for name in ("layer", "layer/upper", "layer/work", "real")]
+    for layer in layers:
+        layer.mkdir()
+    real = layers[3]
+    (real / "file").write_text("before")
+    (real / "gone").write_text("before")
+
+    async def receive(data: bytes, stream: Stream) -> None:
+        print(data, file=sys.stderr)
+
+    opened = open_places([], [str(real)], protected=[])
+    try:
+        ending = await sandboxes.run(
+            Command("/bin/sh", ("sh", "-c", "echo after > file; rm gone; mkdir new"), str(real)),
+            Wanted(limits=LIMITS),
+            opened,
+            receive,
+            overlay=Overlay(str(real), str(layers[1]), str(layers[2])),
+        )
+    finally:
+        opened.close()
+        await sandboxes.close()
+    handles = [os.open(path, os.O_RDONLY) for path in (real, layers[1])]
+    changes = read_changes(*handles)
+    (layers[2] / "work").chmod(0o700)
+    return {
+        "exit_code": ending.exit_code,
+        "real": sorted((path.name, path.read_text()) for path in real.iterdir()),
+        "changes": [(one.action, one.kind, one.path) for one in changes],
+    }
+
+
+async def main(uid: int, base: str) -> None:
     server = None
     with contextlib.suppress(OSError):
         # As root, before it is given up.
         server = socket.create_server((SERVER, 80))
-    folders = [Path(tempfile.mkdtemp(prefix="escape-", dir="/tmp")) for _ in range(2)]
+    folders = [Path(tempfile.mkdtemp(dir=base)) for _ in range(2)]
     nursery_client.sys.executable = PYTHON
     if uid:
         # A nursery must be able to read its own files as another user.
-        warden = Path(tempfile.mkdtemp(prefix="escape-", dir="/tmp"))
+        warden = Path(tempfile.mkdtemp(dir=base))
         warden.chmod(0o755)
         source = Path(nursery_client.__file__).parent / "warden"
         shutil.copytree(source, warden / "warden", ignore=shutil.ignore_patterns("__pycache__"))
@@ -291,6 +327,7 @@ async def main(uid: int) -> None:
             "controls": controls,
             "traces": worlds[1].traces(),
             "survivors": survivors(),
+            "overlay": await over_an_overlay(worlds[0]),
             "redirect_served": server is not None,
         }
         print(json.dumps(report))
@@ -298,9 +335,7 @@ async def main(uid: int) -> None:
         for world in worlds:
             with contextlib.suppress(OSError):
                 os.kill(world.bait, signal.SIGKILL)
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,18 @@ Report = dict[str, Any]
 
 
 def run(uid: int) -> Report:
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(uid)],
-        # In the environment of the driver and of its bait process, to be found by whoever can.
-        env={**os.environ, "ESCAPE_BAIT": "the-secret-of-the-world"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
-    )
+    # Not below pytest's own folder, which another user may not enter.
+    with tempfile.TemporaryDirectory(prefix="escapes-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, str(DRIVER), str(uid), folder],
+            # In the environment of the driver and of its bait process, for whoever can find it.
+            env={**os.environ, "ESCAPE_BAIT": "the-secret-of-the-world"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+        )
     assert done.returncode == 0, done.stderr[-4_000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -71,6 +75,17 @@ def test_no_attempt_succeeds(report: Report) -> None:
 def test_nothing_was_done_unnoticed(report: Report) -> None:
     assert report["traces"] == []
     assert report["survivors"] == []
+
+
+def test_a_dry_run_leaves_the_folder_as_it_is(report: Report) -> None:
+    found = report["overlay"]
+    assert found["exit_code"] == 0
+    assert found["real"] == [["file", "before"], ["gone", "before"]]
+    assert sorted(found["changes"]) == [
+        ["changed", "file", "file"],
+        ["created", "folder", "new"],
+        ["deleted", "file", "gone"],
+    ]
 
 
 def test_outside_the_same_attempts_come_to_something(report: Report) -> None:

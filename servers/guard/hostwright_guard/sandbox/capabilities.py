@@ -67,7 +67,8 @@ class Injection(_Model):
     domain: str = Field(
         min_length=1,
         max_length=260,
-        description="One allowed name; the command asks http://NAME/…, the gate goes on over TLS.",
+        description="One allowed name, or NAME:PORT where its TLS is not on 443. The command asks "
+        "http://NAME/…, the gate goes on over TLS.",
     )
     entry: VaultName = Field(description="The vault's entry.")
     header: str = Field(

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from hostwright_guard.sandbox.capabilities import Injection, Wanted
 from hostwright_guard.sandbox.gate.gate import Gate
-from hostwright_guard.sandbox.gate.names import parse_target
+from hostwright_guard.sandbox.gate.names import HTTPS, parse_target
 from hostwright_guard.sandbox.gate.rules import Allowance, Attempt, Credential, Rules
 from hostwright_guard.sandbox.hiding import Hiding
 from hostwright_guard.sandbox.places import Places
@@ -240,4 +240,5 @@ def _credential(one: Injection, values: Mapping[str, SecretStr]) -> Credential:
             fix="Keep it as one line of ASCII.",
             code="bad_secret",
         )
-    return Credential(one.header, SecretStr(one.prefix + value))
+    port = parse_target(one.domain).port or HTTPS
+    return Credential(one.header, SecretStr(one.prefix + value), port)

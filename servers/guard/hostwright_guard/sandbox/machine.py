@@ -48,15 +48,12 @@ class Machine(BaseModel, frozen=True):
 def machine() -> Machine:
     """Look, once. Blocking."""
     system = f"{sys.platform} {platform.machine()}"
-    if sys.platform == "darwin":
+    if not sys.platform.startswith("linux"):
         return Machine(
             system=system,
-            problem="on macOS a profile can be written (sandbox_profile), but limits, the egress "
-            "gate and dry runs need Linux.",
-            fix="Run the server in a Linux virtual machine.",
+            problem=f"there is no sandbox for {sys.platform}; it needs Linux.",
+            fix="Run the server on Linux, or in a Linux virtual machine.",
         )
-    if not sys.platform.startswith("linux"):
-        return Machine(system=system, problem=f"{sys.platform} has no sandbox.", fix="Use Linux.")
     if platform.machine() not in ARCHITECTURES:
         return Machine(
             system=system,

@@ -46,8 +46,7 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
         self._lock = asyncio.Lock()
-        # Made once: they are the same for every sandbox.
-        self._fixed: dict[bytes, int] = {}
+        self._doorstep: int | None = None
 
     async def start(self, what: Start) -> WardenLink:
         """Have a warden forked; it begins at once."""
@@ -59,10 +58,11 @@ class Nursery:
             try:
                 passed.append(theirs.detach())
                 passed.append(_file("request", json.dumps(what.request).encode()))
-                fixed = [self._fixed_file(what.doorstep), self._fixed_file(what.filter)]
-                data = [_file("data", content) for content in what.data]
-                passed += data
-                order = [*passed[:2], *what.stdio, *fixed, *data, *what.places]
+                passed += [_file("data", content) for content in (what.filter, *what.data)]
+                if self._doorstep is None:
+                    # Executed, never read: one file serves all.
+                    self._doorstep = _file("doorstep", what.doorstep)
+                order = [*passed[:2], *what.stdio, self._doorstep, *passed[2:], *what.places]
                 assert self._requests is not None  # noqa: S101 - `_spawn` made it
                 socket.send_fds(self._requests, [b"start"], order)
             except OSError as error:
@@ -83,9 +83,9 @@ class Nursery:
         if self._requests is not None:
             self._requests.close()
             self._requests = None
-        for descriptor in self._fixed.values():
-            os.close(descriptor)
-        self._fixed.clear()
+        if self._doorstep is not None:
+            os.close(self._doorstep)
+            self._doorstep = None
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
             self._process = None
@@ -108,19 +108,6 @@ class Nursery:
                 cwd="/",
                 start_new_session=True,
             )
-
-    def _fixed_file(self, content: bytes) -> int:
-        # Read through a copy of the descriptor, so its position is shared: bwrap reads the filter
-        # to its end. A file per use costs microseconds; the program is executed, not read.
-        if content.startswith(b"\x7fELF"):
-            if content not in self._fixed:
-                self._fixed[content] = _file("doorstep", content)
-            return self._fixed[content]
-        previous = self._fixed.pop(b"filter", None)
-        if previous is not None:
-            os.close(previous)
-        self._fixed[b"filter"] = _file("filter", content)
-        return self._fixed[b"filter"]
 
 
 class WardenLink:

@@ -135,6 +135,7 @@ class Sandboxes:
                 # An overlay shows other files than the folder beneath it, and is meant to.
                 "binds": [] if overlay else plan.binds,
                 "rights": plan.rights,
+                "masks": plan.masks,
                 "network": {"tcp": ports, "ipv6": socket.has_ipv6} if gate is not None else None,
                 "overlay": vars(overlay) if overlay else None,
                 "data": len(plan.data),

@@ -98,7 +98,7 @@ class SandboxService:
         wanted = self._resolved(run.wanted)
         use = self.tokens.look(run.token, run.holder) if run.token else None
         if use is None and wanted.bare:
-            _refuse_more_than_free(wanted)
+            refuse_more_than_free(wanted)
         if use is not None:
             wanted = _fitted(run, wanted, use)
         if run.token and wanted.bare:
@@ -114,6 +114,12 @@ class SandboxService:
             opened.close()
             raise
         return Prepared(run, wanted, program, cwd, opened, use)
+
+    async def use_token(self, prepared: Prepared) -> None:
+        """Count the use on disk; raises when there is none left."""
+        run = prepared.run
+        if run.token:
+            prepared.use = await asyncio.to_thread(self.tokens.use, run.token, run.holder)
 
     async def try_out(self) -> str:
         """Start a command in a sandbox and say what held it; raises `HostError`."""
@@ -140,8 +146,7 @@ class SandboxService:
 
     async def _carry_out(self, prepared: Prepared, context: JobContext) -> SandboxResult:
         run = prepared.run
-        if run.token:
-            prepared.use = await asyncio.to_thread(self.tokens.use, run.token, run.holder)
+        await self.use_token(prepared)
         captures = {
             "stdout": HeadTail(run.head_bytes, run.tail_bytes),
             "stderr": HeadTail(run.head_bytes, run.tail_bytes),
@@ -200,7 +205,7 @@ def resolved_grant(grant: Grant) -> Grant:
     return grant.model_copy(update={"read": read, "write": write, "domains": domains})
 
 
-def _refuse_more_than_free(wanted: Wanted) -> None:
+def refuse_more_than_free(wanted: Wanted) -> None:
     """Nobody was asked about a run that declares nothing, so it may not use much, either."""
     for name, asked, most in (
         ("memory_mb", wanted.limits.memory_mb, FREE.limits.memory_mb),

@@ -25,10 +25,20 @@ class SandboxSettings(Section):
         "credential and so speaks TLS itself.",
     )
 
+    preview_roots: tuple[Path, ...] = Field(
+        default=(),
+        description="Folders that dry runs (sandbox_preview) may look into without a token. "
+        "Empty: the home and working folder.",
+    )
+
     @field_validator("hosts")
     @classmethod
     def _canonical(cls, hosts: dict[str, str]) -> dict[str, str]:
         return {canonical_host(name): address for name, address in hosts.items()}
+
+    def roots(self) -> tuple[Path, ...]:
+        """Where dry runs may look."""
+        return self.preview_roots or (Path.home(), Path.cwd())
 
     def tls_context(self) -> ssl.SSLContext:
         """How the gate checks whom it gives a credential to."""

@@ -194,7 +194,9 @@ class Gate:
         host = self._rules.admit(request.host, port)
         credential = self._rules.credentials.get(host)
         secure = credential is not None
-        upstream, up = await self._dial(host, names.HTTPS if secure else port, carried, secure)
+        upstream, up = await self._dial(
+            host, credential.port if credential else port, carried, secure
+        )
         forwarded = request.forwarded(host, credential)
         carried.count_sent(len(forwarded))
         up.write(forwarded)

@@ -25,6 +25,8 @@ class Credential(NamedTuple):
 
     header: str
     value: SecretStr
+    port: int = 443
+    """Where the service is; over TLS, whatever the sandbox asked."""
 
 
 @dataclass(frozen=True)

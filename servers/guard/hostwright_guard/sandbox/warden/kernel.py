@@ -7,6 +7,7 @@ the numbers of the Landlock calls are the same on every architecture.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -73,15 +74,23 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
     _call("mount", code)
 
 
-def join_network(pid: int) -> None:
-    """Enter the network namespace of a process; if need be as the owner of its user namespace."""
-    network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(network, CLONE_NEWNET)
-    except PermissionError:
-        owner = fcntl.ioctl(network, NS_GET_USERNS)
-        setns(owner, CLONE_NEWUSER)
-        setns(network, CLONE_NEWNET)
+def join(pid: int) -> None:
+    """Enter the mount and network namespaces of a process, as the owner of their user namespace."""
+    network, mounts = (
+        os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("net", "mnt")
+    )
+    setns(fcntl.ioctl(network, NS_GET_USERNS), CLONE_NEWUSER)
+    setns(network, CLONE_NEWNET)
+    setns(mounts, CLONE_NEWNS)
+
+
+def cover(path: str) -> None:
+    """Put /dev/null over a file, where there is one."""
+    bind = ctypes.c_ulong(4096)
+    if _libc.mount(b"/dev/null", path.encode(), None, bind, None) < 0:
+        number = ctypes.get_errno()
+        if number != errno.ENOENT:
+            raise OSError(number, f"cover {path}: {os.strerror(number)}")
 
 
 def landlock_version() -> int:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 # ruff: noqa: PTH123
 import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -196,9 +197,7 @@ class Warden:
             self._allow(path, rights)
         for number, (soft, hard) in self.request["rlimits"].items():
             resource.prlimit(self.command, int(number), (soft, hard))
-        listeners: list[int] = []
-        if network := self.request["network"]:
-            listeners = self._listen(network)
+        listeners = self._furnish()
         control.send(b"g")
         return listeners
 
@@ -215,14 +214,14 @@ class Warden:
             raise FailedError("setup")
         return struct.unpack("=3i", extra[0][2])[0]
 
-    def _inside(self, path: str) -> int:
+    def _shown(self, path: str) -> int:
         """Open a place of the sandbox from outside."""
         return os.open(f"/proc/{self.command}/root{path}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def _check_binds(self) -> None:
         for place, path in zip(self.places, self.request["binds"], strict=True):
             meant = os.fstat(place)
-            shown = self._inside(path)
+            shown = self._shown(path)
             seen = os.fstat(shown)
             os.close(shown)
             os.close(place)
@@ -231,19 +230,19 @@ class Warden:
 
     def _allow(self, path: str, rights: int) -> None:
         try:
-            place = self._inside(path)
+            place = self._shown(path)
         except FileNotFoundError:
             return
         self.ruleset.allow(place, rights)
         os.close(place)
 
-    def _listen(self, network: dict[str, Any]) -> list[int]:
-        """Sockets in the sandbox's network, made by a child that joins it and goes away."""
+    def _furnish(self) -> list[int]:
+        """What is done from inside, by a child that joins the namespaces and goes away."""
         ours, theirs = socket.socketpair()
         child = os.fork()
         if child == 0:
             try:
-                _serve_sockets(self.command, network, theirs)
+                _inside(self.command, self.request, theirs)
             except OSError as error:
                 theirs.send(str(error.errno).encode())
             finally:
@@ -253,7 +252,7 @@ class Warden:
         os.waitpid(child, 0)
         ours.close()
         if message != b"ok":
-            raise FailedError("network", int(message or b"0"))
+            raise FailedError("namespaces", int(message or b"0"))
         return descriptors
 
     # Running and ending
@@ -320,29 +319,35 @@ class Warden:
             socket.send_fds(self.server, [json.dumps(message).encode() + b"\n"], descriptors or [])
 
 
-def _serve_sockets(pid: int, network: dict[str, Any], answer: socket.socket) -> None:
-    kernel.join_network(pid)
+def _inside(pid: int, request: dict[str, Any], answer: socket.socket) -> None:
+    """Cover what is not to be seen, and listen where everything that goes out arrives."""
+    kernel.join(pid)
+    for path in request["masks"]:
+        kernel.cover(path)
+    network = request["network"]
+    made = _listeners(network["tcp"], network["ipv6"]) if network else []
+    socket.send_fds(answer, [b"ok"], [one.fileno() for one in made])
+
+
+def _listeners(ports: list[int], ipv6: bool) -> list[socket.socket]:
     kernel.take_all_addresses()
     made: list[socket.socket] = []
-    for port in network["tcp"]:
-        listener = socket.socket(socket.AF_INET6 if network["ipv6"] else socket.AF_INET)
-        if network["ipv6"]:
+    for port in ports:
+        listener = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET)
+        if ipv6:
             # One socket for both families: IPv4 shows as ::ffff:a.b.c.d.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("::" if network["ipv6"] else "", port))
+        listener.bind(("::" if ipv6 else "", port))
         listener.listen(256)
         made.append(listener)
     names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     names.bind(("", 53))
-    made.append(names)
-    socket.send_fds(answer, [b"ok"], [one.fileno() for one in made])
+    return [*made, names]
 
 
 def _moved_up(descriptor: int) -> int:
     """A copy whose number no fixed place needs; it closes when bwrap begins."""
-    import fcntl  # noqa: PLC0415 - only in the child
-
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE)
 
 
