@@ -31,7 +31,8 @@ from typing import Literal, NamedTuple
 
 import psutil
 
-MARK = "HOSTWRIGHT_CHILD"
+from hostwright.keeper.inherited import MARK
+
 LINUX = sys.platform == "linux"
 KILL_WAIT_SECONDS = 5.0
 STRAY_SECONDS = 60.0

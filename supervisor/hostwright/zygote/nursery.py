@@ -18,7 +18,6 @@ import json
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +26,10 @@ from typing import IO, Any, cast
 
 from hostwright.keeper import processes
 from hostwright.keeper.child import Child, Launch
-from hostwright.keeper.environment import AT_EXEC, for_zygote
+from hostwright.keeper.inherited import AT_EXEC, MARK, for_zygote
 from hostwright.keeper.logs import ServerLog
 from hostwright.keeper.records import Records
+from hostwright.zygote import early
 from hostwright.zygote.job import STALE, Job
 from hostwright_kit.errors import HostError
 
@@ -163,7 +163,11 @@ class Nursery:
         return why
 
     def settled(self) -> None:
-        """The first servers run, so that warming up is in nobody's way any more."""
+        """The first servers run, so that warming up is in nobody's way any more.
+
+        From here on servers are started one by one, and none waits for it to get warm again.
+        """
+        self._patient = False
         if self._held:
             self._held = False
             self.wake()
@@ -277,27 +281,15 @@ class Nursery:
             # The one before it may still be on its way out, and has the log.
             if self._ending:
                 await asyncio.wait(self._ending)
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            names = [name for name in self._names if name not in self._unsafe]
-            what = Launch(
-                name=NAME,
-                argv=(
-                    *(sys.executable, "-P", "-m", "hostwright.zygote"),
-                    *(str(theirs.fileno()), *names),
-                ),
-                env={},
-                cwd=Path("/"),
-                pass_fds=(theirs.fileno(),),
-            )
-            env = {**for_zygote(self._environ), processes.MARK: what.mark}
-            control = self._listen(ours)
+            child, control = await self._begin()
+            self._child, self._base = child, control
             try:
-                with contextlib.closing(theirs):
-                    await self._records.begin(what.mark, NAME)
-                    child = await Child.start(what.model_copy(update={"env": env}), self._log)
-                self._child, self._base = child, control
                 if child.id:
-                    await self._records.started(what.mark, child.id)
+                    await self._records.started(child.family.mark, child.id)
+                names = [name for name in self._names if name not in self._unsafe]
+                # An end while it warms up is seen as the answer that there is none.
+                with contextlib.suppress(OSError):
+                    _send(control.sock, {"names": names}, [])
                 facts = await control.ready
             except BaseException:
                 control.close()
@@ -312,6 +304,38 @@ class Nursery:
             if culprit is None or culprit in self._unsafe:
                 raise HostError(f"The zygote refused: {facts['refused']}", fix="See its log.")
             self._unsafe.add(culprit)
+
+    async def _begin(self) -> tuple[Child, Control]:
+        """Its process: the one that was begun before we were there, or a new one."""
+        env = for_zygote(self._environ)
+        begun = early.take(env)
+        if begun is not None:
+            control = self._listen(begun.sock)
+            try:
+                await self._records.begin(begun.mark, NAME)
+                child = await Child.of(NAME, begun.process, begun.mark, self._log)
+            except BaseException:
+                control.close()
+                raise
+            return child, control
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control = self._listen(ours)
+        with contextlib.closing(theirs):
+            what = Launch(
+                name=NAME,
+                argv=early.program(theirs.fileno()),
+                env={},
+                cwd=Path("/"),
+                pass_fds=(theirs.fileno(),),
+            )
+            what = what.model_copy(update={"env": {**env, MARK: what.mark}})
+            try:
+                await self._records.begin(what.mark, NAME)
+                child = await Child.start(what, self._log)
+            except BaseException:
+                control.close()
+                raise
+        return child, control
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         self._opening = None
