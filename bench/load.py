@@ -13,7 +13,8 @@ from bench.results import Load
 from bench.wire import Client, call_tool
 
 TEXT = "hello world " * 4
-Act = Callable[[Client], Awaitable[object]]
+Act = Callable[[Client], Awaitable[Callable[[], None] | None]]
+"""One call; what it returns looks at the answer, once the clock has been read."""
 
 
 async def echo(client: Client) -> None:
@@ -39,8 +40,10 @@ async def drive(
 
     async def work(client: Client) -> None:
         while (started := time.perf_counter()) - began < seconds:
-            await act(client)
+            look = await act(client)
             latencies.append((time.perf_counter() - started) * 1000)
+            if look is not None:
+                look()
 
     async with asyncio.TaskGroup() as group:
         for client in clients:

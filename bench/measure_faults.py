@@ -140,67 +140,93 @@ async def _answered(client: Client, counts: Counts) -> None:
 
 
 async def _cycles(plan: Plan, say: Say) -> list[Row]:
+    """Kill after kill. What is held is compared at rest, after a tenth of them and after all."""
     async with contextlib.AsyncExitStack() as stack:
         home = await _home(stack, MANY_KILLS)
         clients = await _clients(home, stack)
-        over = asyncio.Event()
-        counts = Counts()
         for client in clients:
             await echo(client)
-        before = await _footing(home)
-        early = before
-        work = [asyncio.create_task(_call_until(over, client, counts)) for client in clients]
-        began = time.monotonic()
-        done, pid = 0, 0
-        seen: set[psutil.Process] = set()
-        try:
-            while done < plan.cycles and time.monotonic() - began < plan.cycle_seconds:
-                pid = await _next_process(home, pid, counts)
-                seen.update(home.processes())
-                _kill(pid)
-                done += 1
-                if done == max(1, plan.cycles // 10):
-                    early = await _footing(home)
-                say(f"faults: cycle {done} of {plan.cycles}, {counts.failed} failed calls")
-            took = time.monotonic() - began
-            await _next_process(home, pid, counts)
-        finally:
-            over.set()
-            await asyncio.gather(*work)
+        run = Kills(home, clients, plan, say)
+        await run.until(plan.cycles // 10)
+        warm = await _settled(home, await _footing(home))
+        await run.until(plan.cycles)
         lost = 0
         for client in clients:
             try:
                 await echo(client)
             except FAILED:
                 lost += 1
-        after = await _settled(home, before)
+        after = await _settled(home, warm)
         ours = set(home.processes())
-        orphans = [one for one in seen - ours if _alive(one)]
-        left = max(len(orphans), after.processes - before.processes)
+        orphans = [one for one in run.seen - ours if _alive(one)]
+        left = max(len(orphans), after.processes - warm.processes)
     what = f"kill and restart under load, {len(clients)} clients"
+    counts = run.counts
     return [
         Row(
             section=FAULTS,
             what=what,
             who=WHO,
             unit="cycles",
-            values=(float(done),),
-            note=f"in {took:.0f} s; {counts.answered:,} calls answered, {counts.failed:,} failed",
+            values=(float(run.done),),
+            note=f"in {run.took:.0f} s; {counts.answered:,} calls answered, "
+            f"{counts.failed:,} failed",
             bounds=(Bound(at_least=CYCLES),),
         ),
         _count("processes left over after these cycles", left, 0),
         _count("sessions lost", lost, 0),
-        _count("descriptors leaked", after.descriptors - before.descriptors, 0),
+        _count(
+            "descriptors leaked, from a tenth of them to the end",
+            after.descriptors - warm.descriptors,
+            0,
+            f"{after.descriptors} at the end",
+        ),
         Row(
             section=FAULTS,
             what="memory of the daemon grown, from a tenth of them to the end",
             who=WHO,
             unit="MB",
-            values=(after.daemon_megabytes - early.daemon_megabytes,),
-            note=f"{after.daemon_megabytes:.0f} MB at the end",
+            values=(after.daemon_megabytes - warm.daemon_megabytes,),
+            note=f"{after.daemon_megabytes:.1f} MB at the end",
             bounds=(Bound(at_most=FLAT_MB),),
         ),
     ]
+
+
+class Kills:
+    """Kill after kill, under the load of clients that go on calling."""
+
+    def __init__(self, home: Home, clients: Sequence[Client], plan: Plan, say: Say) -> None:
+        self.done = 0
+        self.took = 0.0
+        self.counts = Counts()
+        self.seen: set[psutil.Process] = set()
+        """Every process that there was."""
+        self._home = home
+        self._clients = clients
+        self._plan = plan
+        self._say = say
+
+    async def until(self, cycles: int) -> None:
+        """Go on until there were so many, or the time is up; ends with a server that answers."""
+        over = asyncio.Event()
+        work = [asyncio.create_task(_call_until(over, one, self.counts)) for one in self._clients]
+        began = time.monotonic()
+        left = self._plan.cycle_seconds - self.took
+        pid = 0
+        try:
+            while self.done < cycles and time.monotonic() - began < left:
+                pid = await _next_process(self._home, pid, self.counts)
+                self.seen.update(self._home.processes())
+                _kill(pid)
+                self.done += 1
+                of = f"{self.done} of {self._plan.cycles}"
+                self._say(f"faults: cycle {of}, {self.counts.failed} failed calls")
+            self.took += time.monotonic() - began
+            await _next_process(self._home, pid, self.counts)
+        finally:
+            over.set()
+            await asyncio.gather(*work)
 
 
 async def _next_process(home: Home, before: int, counts: Counts) -> int:

@@ -49,9 +49,9 @@ class Way:
         return tree(psutil.Process(self.root()))
 
 
-async def health(client: Client) -> object:
+async def health(client: Client) -> None:
     """The read that agents make most."""
-    return await call_tool(client, "system_health", {})
+    await call_tool(client, "system_health", {})
 
 
 async def own_costs(plan: Plan, say: Say) -> list[Row]:
@@ -67,9 +67,9 @@ async def own_costs(plan: Plan, say: Say) -> list[Row]:
         sleeper = start(["sleep", "600"], env=clean_environment(), log=home.log)
         stack.push_async_callback(end, sleeper)
 
-        async def signal(client: Client) -> object:
+        async def signal(client: Client) -> None:
             arguments = {"pid": sleeper.pid, "signal": "CONT", "wait_seconds": 0}
-            return await call_tool(client, "process_signal", arguments)
+            await call_tool(client, "process_signal", arguments)
 
         ways = await _ways(home, alone, stack)
         # While they run: the last one to close a ledger takes its write-ahead log along.

@@ -45,7 +45,7 @@ FULL = Plan(
     suite_clients=10,
     kills=25,
     cycles=2_000,
-    cycle_seconds=150,
+    cycle_seconds=600,
     soak_seconds=600,
 )
 QUICK = Plan(

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ ANSWER_SECONDS = 30.0
 _META = "io.modelcontextprotocol/"
 
 Params = Mapping[str, Any]
+Answer = Callable[[], dict[str, Any]]
 
 
 class WireError(Exception):
@@ -36,6 +37,10 @@ class Client(Protocol):
 
     async def request(self, method: str, params: Params) -> dict[str, Any]:
         """The result of one request; an error of the protocol is raised."""
+        ...
+
+    async def fetch(self, method: str, params: Params) -> Answer:
+        """Ask, and return when the whole answer is here; it is read by calling what is returned."""
         ...
 
     async def close(self) -> None:
@@ -113,6 +118,9 @@ class HttpClient:
         return self
 
     async def request(self, method: str, params: Params) -> dict[str, Any]:
+        return (await self.fetch(method, params))()
+
+    async def fetch(self, method: str, params: Params) -> Answer:
         number = next(self._ids)
         headers = self._session
         if self._era == "modern":
@@ -120,7 +128,8 @@ class HttpClient:
             if method == "tools/call":
                 headers += f"mcp-name: {params['name']}\r\n"
         body = _message(number, method, params, self._era)
-        return _result(_answer(*await self._post(body, headers), number))
+        answered, content = await self._post(body, headers)
+        return lambda: _result(_answer(answered, content, number))
 
     async def close(self) -> None:
         if self._pipe is not None:
@@ -221,6 +230,11 @@ class PipeClient:
                 return _result(await future)
         finally:
             self._waiting.pop(number, None)
+
+    async def fetch(self, method: str, params: Params) -> Answer:
+        # A line is read to know whose it is, so that is part of it here.
+        result = await self.request(method, params)
+        return lambda: result
 
     async def close(self) -> None:
         process = self._started()

@@ -3,7 +3,8 @@
 root: /var/lib/hostwright, /etc/hostwright, /run/hostwright; everybody else: the XDG folders.
 `HOSTWRIGHT_STATE_DIR`, `HOSTWRIGHT_CONFIG_DIR` and `HOSTWRIGHT_RUNTIME_DIR` override each.
 Folders are 0700 and owned by the user who runs us; one that belongs to somebody else is refused,
-because whoever owns it could replace the ledger and the policy.
+because whoever owns it could replace the ledger and the policy. Few imports: a start in the
+background waits for them.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-
-from platformdirs import PlatformDirs
-from pydantic import BaseModel
 
 from hostwright_kit.errors import HostError
 
 
-class Paths(BaseModel, frozen=True):
+@dataclass(frozen=True)
+class Paths:
     """The three folders of one installation."""
 
     config_dir: Path
@@ -49,6 +49,8 @@ def resolve_paths(env: Mapping[str, str] | None = None, *, uid: int | None = Non
             Path("/run/hostwright"),
         )
     else:
+        from platformdirs import PlatformDirs  # noqa: PLC0415 - root has no use for it
+
         dirs = PlatformDirs("hostwright", appauthor=False)
         config, state = dirs.user_config_path, dirs.user_state_path
         # Without a session manager there is no runtime folder that is surely ours.

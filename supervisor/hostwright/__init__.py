@@ -4,6 +4,14 @@ It knows no domain: servers are found by manifests and by the entry-point group
 `hostwright.servers`, never imported.
 """
 
-from importlib.metadata import version
+from typing import Any
 
-__version__ = version("hostwright")
+
+def __getattr__(name: str) -> Any:
+    """`__version__`, looked up when it is wanted: that takes longer than the rest of `connect`."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version  # noqa: PLC0415 - see above
+
+    found = globals()[name] = version("hostwright")
+    return found

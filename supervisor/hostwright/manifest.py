@@ -32,6 +32,7 @@ NAME_PATTERN = r"^[a-z][a-z0-9-]{0,62}$"
 SUPERVISOR = "hostwright"
 """The supervisor's own server in the gateway; no other may be called so."""
 OURS_SLEEP_AFTER_SECONDS = 600.0
+SUPERVISOR_SLEEPS_AFTER_SECONDS = 30.0
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 _KINDS = ("entry_point", "fastmcp", "command", "url")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
@@ -172,7 +173,9 @@ class Manifest(BaseModel):
         ge=0,
         le=2_592_000,
         description="Without a call for so long, its process ends until the next call; 0: never. "
-        f"Not given: {OURS_SLEEP_AFTER_SECONDS:.0f} for our own servers, never for others.",
+        f"Not given: {OURS_SLEEP_AFTER_SECONDS:.0f} for our own servers "
+        f"({SUPERVISOR_SLEEPS_AFTER_SECONDS:.0f} for the one of the supervisor's own tools), "
+        "never for others.",
     )
     background: bool = Field(
         default=False, description="It has duties between calls and is never put to sleep."
@@ -314,6 +317,8 @@ def own_manifest() -> Manifest:
         entry_point=SUPERVISOR,
         # It holds nothing; the daemon's end must not wait for it.
         stop_timeout_seconds=3,
+        # Few calls come, and while it is awake so is what it was forked from.
+        idle_after_seconds=SUPERVISOR_SLEEPS_AFTER_SECONDS,
     )
     return plain.model_copy(update={"name": SUPERVISOR})
 

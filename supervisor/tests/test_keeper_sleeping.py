@@ -113,7 +113,7 @@ async def test_a_call_in_the_moment_of_falling_asleep_is_not_lost(suite: Open) -
     caught: set[State] = set()
     for number in range(40):
         # Now and then at once, now and then later: before, while and after it falls asleep.
-        await asyncio.sleep(0.045 + 0.001 * (number % 25))
+        await asyncio.sleep(0 if number % 8 == 0 else 0.045 + 0.001 * (number % 25))
         caught.add(s.row("a").state)
         target = await s.keeper.wait_ready("a", timeout_seconds=20)
         assert s.keeper.target("a") is target

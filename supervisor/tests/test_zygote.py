@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from hostwright.keeper import processes
 from hostwright.keeper.child import Child
 from hostwright.keeper.records import Records
 from hostwright.manifest import Fork
+from hostwright.zygote import early
 
 from .zygote_world import World, call, gone, memory_holds, until, world
 
@@ -35,6 +37,18 @@ def ended() -> set[int]:
     """Children of this process whose exit status nobody has taken."""
     rows = processes.table().values()
     return {row.id.pid for row in rows if row.parent == os.getpid() and row.zombie}
+
+
+def zygotes() -> set[int]:
+    """Those that are children of this process and run."""
+    rows = processes.table().values()
+    mine = {row.id.pid for row in rows if row.parent == os.getpid() and not row.zombie}
+    found: set[int] = set()
+    for pid in mine:
+        with contextlib.suppress(OSError):  # it has ended
+            if b"zygote" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
 
 
 def environment(env: Mapping[str, str], child: Child) -> dict[str, str]:
@@ -243,6 +257,29 @@ async def test_it_rests_and_comes_back(shared: World) -> None:
     assert await call(child, "seen")
     again = await shared.fork(shared.launch(shared.server()))
     assert await call(again, "seen")
+
+
+async def test_one_that_was_begun_before_is_taken_over(tmp_path: Path) -> None:
+    async with world(tmp_path) as found:
+        others = zygotes()
+        early.begin(found.environ)
+        assert early.begun()
+        # What began with other settings is of no use to anybody, and ends.
+        early.take({})
+        assert not early.begun()
+        await until(lambda: zygotes() == others)
+        early.begin(found.environ)
+        await until(lambda: zygotes() > others)
+        (pid,) = zygotes() - others
+        child = await found.fork(found.launch(found.server()))
+        assert found.nursery.pid == pid
+        assert await call(child, "seen")
+        assert not early.begun()
+        # It is on record like any other, and is not started twice.
+        records = (tmp_path / "children.json").read_text()
+        assert str(pid) in records
+        await found.nursery.rest()
+        assert gone(pid)
 
 
 async def test_templates_have_the_heavy_modules_loaded(tmp_path: Path) -> None:

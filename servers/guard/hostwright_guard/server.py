@@ -30,7 +30,8 @@ INSTRUCTIONS = """\
 The guard: what waits for the owner's approval, and asking for one in advance. No tool here grants
 anything: the owner does, with `hostwright approve ID` or in the client's own prompt. When a grant
 is there, make exactly the call that it was asked for; it runs once. Secrets have names here, and no
-values: secret_set has the owner type one."""
+values: secret_set has the owner type one. sandbox_exec runs a command that sees what the call
+declares and nothing else; sandbox_preview shows first what it would change."""
 
 
 def build(runtime: Runtime) -> HostServer:

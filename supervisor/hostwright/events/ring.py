@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 from hostwright.events.kinds import Scalar
 
-MAX_EVENTS = 20_000
-MAX_BYTES = 8 * 1024 * 1024
+MAX_EVENTS = 4_000
+MAX_BYTES = 2 * 1024 * 1024
 ITEM_BYTES = 300
 """What an event takes beside its fields."""
 

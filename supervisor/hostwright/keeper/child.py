@@ -131,7 +131,14 @@ class Child:
             if process:
                 log.note(f"not by fork: {process}")
             process = _spawn(what)
-        child = cls(what.name, process, what.mark)
+        return await cls.of(what.name, process, what.mark, log, use_pidfd=use_pidfd)
+
+    @classmethod
+    async def of(
+        cls, name: str, process: Process, mark: str, log: ServerLog, *, use_pidfd: bool = True
+    ) -> Child:
+        """One that runs already, a child of this process in a session of its own."""
+        child = cls(name, process, mark)
         try:
             child._watch_exit(use_pidfd=use_pidfd)
             await child._connect(log)

@@ -42,6 +42,7 @@ from hostwright.keeper.status import (
     ServerStatus,
 )
 from hostwright.manifest import Manifest, fork_for
+from hostwright.zygote import early
 from hostwright.zygote.nursery import Nursery
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import ensure_private
@@ -366,11 +367,13 @@ class Keeper:
         """It warms up at once for many servers; for a few, once they run."""
         forks = [(one, fork) for one in self._manifests if (fork := fork_for(one)) is not None]
         if not forks or not processes.LINUX:
+            early.take(None)
             return None
         names = [fork.target for one, fork in forks if fork.kind == "entry_point" and one.enabled]
         log = ServerLog(self._state_dir / "logs" / ZYGOTE_LOG, self._redact)
         enabled = sum(one.enabled for one, _ in forks)
-        patient = enabled > (os.cpu_count() or 1)
+        # One that was begun before we were is as good as warm.
+        patient = early.begun() or enabled > (os.cpu_count() or 1)
         nursery = Nursery(records, log, self._environ, names, patient=patient)
         if patient:
             nursery.wake()

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import sys
@@ -31,7 +32,8 @@ from typing import Literal, NamedTuple
 
 import psutil
 
-MARK = "HOSTWRIGHT_CHILD"
+from hostwright.keeper.inherited import MARK
+
 LINUX = sys.platform == "linux"
 KILL_WAIT_SECONDS = 5.0
 STRAY_SECONDS = 60.0
@@ -80,7 +82,7 @@ def become_subreaper() -> bool:
     """Have orphaned descendants handed to this process; False where the system cannot."""
     if not LINUX:
         return False
-    return ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0) == 0
+    return _libc().prctl(36, 1, 0, 0, 0) == 0
 
 
 def boot_id() -> str:
@@ -239,7 +241,7 @@ def clearly_alone(family: Family) -> bool:
 
 def _is_subreaper() -> bool:
     answer = ctypes.c_int(0)
-    asked = ctypes.CDLL(None, use_errno=True).prctl(37, ctypes.byref(answer), 0, 0, 0)
+    asked = _libc().prctl(37, ctypes.byref(answer), 0, 0, 0)
     return asked == 0 and answer.value == 1
 
 
@@ -336,10 +338,18 @@ def _add_children(found: dict[int, Process], rows: Table, me: int) -> None:
                 queue.append(row.id.pid)
 
 
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    """Once: each one is a new class, which its base remembers for ever."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _row(pid: int) -> Process | None:
     if LINUX:
         try:
-            stat = Path(f"/proc/{pid}/stat").read_bytes()
+            # Not by pathlib, which keeps every part of every path that it has seen for a while.
+            with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123
+                stat = file.read(4_096)
         except OSError:
             return None
         # The name in parentheses may hold anything, parentheses and spaces too.

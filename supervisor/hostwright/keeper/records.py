@@ -60,6 +60,9 @@ class Records:
         self._path = runtime_dir / FILE_NAME
         self._content = _Content(boot=processes.boot_id())
         self._writing = asyncio.Lock()
+        self._changes = 0
+        self._written = 0
+        """How many of the changes are on disk."""
 
     async def begin(self, mark: str, name: str) -> None:
         """A process with this mark is about to be started."""
@@ -112,8 +115,13 @@ class Records:
         )
 
     async def _save(self) -> None:
+        """Returns when this change is on disk; those that came while one was written go at once."""
+        self._changes += 1
+        mine = self._changes
         async with self._writing:
-            content = self._content.model_dump_json().encode()
+            if self._written >= mine:
+                return
+            upto, content = self._changes, self._content.model_dump_json().encode()
             try:
                 await asyncio.to_thread(write_private, self._path, content)
             except OSError as error:
@@ -123,6 +131,7 @@ class Records:
                     fix=f"Free disk space, or give this user the folder {self._path.parent}.",
                     code="records_unwritable",
                 ) from error
+            self._written = upto
 
     def _read(self) -> _Content | None:
         try:

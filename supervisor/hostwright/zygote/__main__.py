@@ -1,4 +1,4 @@
-"""`python -P -m hostwright.zygote DESCRIPTOR [ENTRY_POINT …]`: the daemon starts it so.
+"""`python -P -m hostwright.zygote DESCRIPTOR`: the daemon starts it so, or the program before it.
 
 What returns from `serve` is a forked child; it leaves the zygote's frames behind before it becomes
 a server, and ends as any program does.
@@ -6,12 +6,18 @@ a server, and ends as any program does.
 
 from __future__ import annotations
 
+# ruff: noqa: E402 - the collector is off before anything large is imported
+import functools
+import gc
 import os
 import sys
 
+# Nothing of what is imported is garbage, and looking for some takes time.
+gc.disable()
+
 import setproctitle
 
-from hostwright.keeper.processes import MARK
+from hostwright.keeper.inherited import MARK
 from hostwright.zygote import warm
 from hostwright.zygote.birth import Marker
 from hostwright.zygote.job import Job
@@ -24,8 +30,7 @@ def main() -> None:
     marker = Marker(MARK)
     setproctitle.setproctitle("hostwright: zygote")
     parent = Parent(int(sys.argv[1]), marker)
-    names = sys.argv[2:]
-    parent.prepare(lambda: warm.warm_up(names))
+    parent.prepare(functools.partial(warm.warm_up, parent.names))
     job = parent.serve()
     del parent
     run(job)

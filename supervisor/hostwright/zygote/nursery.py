@@ -18,18 +18,18 @@ import json
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from hostwright.keeper import processes
 from hostwright.keeper.child import Child, Launch
-from hostwright.keeper.environment import AT_EXEC, for_zygote
+from hostwright.keeper.inherited import AT_EXEC, MARK, for_zygote
 from hostwright.keeper.logs import ServerLog
 from hostwright.keeper.records import Records
+from hostwright.zygote import early
+from hostwright.zygote.held import Control, Forked
 from hostwright.zygote.job import STALE, Job
 from hostwright_kit.errors import HostError
 
@@ -41,50 +41,10 @@ FORK_SECONDS = 10.0
 STOP_SECONDS = 0.5
 FIRST_PAUSE_SECONDS = 0.2
 MAX_PAUSE_SECONDS = 60.0
+WAKE_PAUSE_SECONDS = 3.0
 MAX_PACKET = 64 * 1024
 
 logger = logging.getLogger(__name__)
-
-
-class Forked:
-    """A forked server as its parent sees it; see `child.Process`."""
-
-    def __init__(self, pid: int, pipes: Sequence[int]) -> None:
-        self.pid = pid
-        writing, reading, errors = pipes
-        self.stdin: IO[bytes] | None = os.fdopen(writing, "wb", buffering=0)
-        self.stdout: IO[bytes] | None = os.fdopen(reading, "rb", buffering=0)
-        self.stderr: IO[bytes] | None = os.fdopen(errors, "rb", buffering=0)
-        self._code: int | None = None
-
-    def wait(self) -> int:
-        """Take its exit status; negative for a signal."""
-        if self._code is None:
-            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self._code
-
-
-@dataclass
-class Control:
-    """The socket to the zygote, or to one of its templates."""
-
-    sock: socket.socket
-    ready: asyncio.Future[Mapping[str, Any]]
-    answers: dict[int, asyncio.Future[Mapping[str, Any]]] = field(
-        default_factory=dict[int, asyncio.Future[Mapping[str, Any]]]
-    )
-    lost: bool = False
-
-    def close(self) -> None:
-        """Whoever still waits is told so."""
-        if self.lost:
-            return
-        self.lost = True
-        asyncio.get_running_loop().remove_reader(self.sock)
-        self.sock.close()
-        for waiting in (self.ready, *self.answers.values()):
-            if not waiting.done():
-                waiting.set_result({"refused": "it has ended"})
 
 
 class Nursery:
@@ -121,6 +81,7 @@ class Nursery:
         self._failures = 0
         self._not_before = 0.0
         self._again: asyncio.TimerHandle | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self._closed = False
         self._unsafe: set[str] = set()
         self.forked = 0
@@ -135,6 +96,9 @@ class Nursery:
 
     def wake(self) -> None:
         """Begin to warm up, if it does not run; returns at once."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         if self._base is None and self._opening is None and not self._closed:
             self._opening = asyncio.create_task(self._open(), name="zygote opens")
             self._opening.add_done_callback(self._opened)
@@ -144,8 +108,10 @@ class Nursery:
         why = self._refusal(what)
         if why is None and not self._patient and (self._base is None or self._opening is not None):
             why = "the zygote is not warm yet"
-            if not self._held:
-                self.wake()
+            if not self._held and self._soon is None:
+                # Whoever called waits for this one server; what is for later ones comes later.
+                loop = asyncio.get_running_loop()
+                self._soon = loop.call_later(WAKE_PAUSE_SECONDS, self.wake)
         if why is None:
             try:
                 async with asyncio.timeout(self._ready_seconds):
@@ -163,15 +129,21 @@ class Nursery:
         return why
 
     def settled(self) -> None:
-        """The first servers run, so that warming up is in nobody's way any more."""
+        """The first servers run, so that warming up is in nobody's way any more.
+
+        From here on servers are started one by one, and none waits for it to get warm again.
+        """
+        self._patient = False
         if self._held:
             self._held = False
             self.wake()
 
     async def rest(self) -> None:
         """End it; the next `start` wakes it again. Its children live on."""
-        if self._again is not None:
-            self._again.cancel()
+        for timer in (self._again, self._soon):
+            if timer is not None:
+                timer.cancel()
+        self._again = self._soon = None
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
@@ -277,27 +249,15 @@ class Nursery:
             # The one before it may still be on its way out, and has the log.
             if self._ending:
                 await asyncio.wait(self._ending)
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            names = [name for name in self._names if name not in self._unsafe]
-            what = Launch(
-                name=NAME,
-                argv=(
-                    *(sys.executable, "-P", "-m", "hostwright.zygote"),
-                    *(str(theirs.fileno()), *names),
-                ),
-                env={},
-                cwd=Path("/"),
-                pass_fds=(theirs.fileno(),),
-            )
-            env = {**for_zygote(self._environ), processes.MARK: what.mark}
-            control = self._listen(ours)
+            child, control = await self._begin()
+            self._child, self._base = child, control
             try:
-                with contextlib.closing(theirs):
-                    await self._records.begin(what.mark, NAME)
-                    child = await Child.start(what.model_copy(update={"env": env}), self._log)
-                self._child, self._base = child, control
                 if child.id:
-                    await self._records.started(what.mark, child.id)
+                    await self._records.started(child.family.mark, child.id)
+                names = [name for name in self._names if name not in self._unsafe]
+                # An end while it warms up is seen as the answer that there is none.
+                with contextlib.suppress(OSError):
+                    _send(control.sock, {"names": names}, [])
                 facts = await control.ready
             except BaseException:
                 control.close()
@@ -312,6 +272,38 @@ class Nursery:
             if culprit is None or culprit in self._unsafe:
                 raise HostError(f"The zygote refused: {facts['refused']}", fix="See its log.")
             self._unsafe.add(culprit)
+
+    async def _begin(self) -> tuple[Child, Control]:
+        """Its process: the one that was begun before we were there, or a new one."""
+        env = for_zygote(self._environ)
+        begun = early.take(env)
+        if begun is not None:
+            control = self._listen(begun.sock)
+            try:
+                await self._records.begin(begun.mark, NAME)
+                child = await Child.of(NAME, begun.process, begun.mark, self._log)
+            except BaseException:
+                control.close()
+                raise
+            return child, control
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control = self._listen(ours)
+        with contextlib.closing(theirs):
+            what = Launch(
+                name=NAME,
+                argv=early.program(theirs.fileno()),
+                env={},
+                cwd=Path("/"),
+                pass_fds=(theirs.fileno(),),
+            )
+            what = what.model_copy(update={"env": {**env, MARK: what.mark}})
+            try:
+                await self._records.begin(what.mark, NAME)
+                child = await Child.start(what, self._log)
+            except BaseException:
+                control.close()
+                raise
+        return child, control
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         self._opening = None

@@ -42,6 +42,14 @@ class Parent:
         """Tell that forking may begin."""
         self._say(ready=True, **facts)
 
+    def names(self) -> list[str]:
+        """The entry points to be loaded, which is the first that the daemon says; waits for it."""
+        packet = self._control.recv(MAX_PACKET)
+        if not packet:
+            os._exit(0)
+        names: list[str] = json.loads(packet)["names"]
+        return names
+
     def serve(self) -> Job:
         """Fork on demand. Returns in a child, never here; ends when the daemon hangs up."""
         while True:

@@ -3,7 +3,7 @@ may fork at all.
 
 A fork copies one thread. Had an import started another, the child would find its locks held by
 nobody; so exactly one thread must exist, and no descriptor that a library opened for itself.
-Which modules a server imports only while it serves is learned from a child that serves once.
+What a server imports only while it serves is imported by serving once.
 """
 
 from __future__ import annotations
@@ -14,28 +14,21 @@ import ctypes
 import gc
 import importlib
 import json
-import logging
 import os
-import shutil
-import signal
 import socket
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 # BLAS libraries start a thread per core when they are loaded; with one there is none.
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
-PROBE_SECONDS = 20
 _MODERN = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "zygote", "version": "0"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
-
-logger = logging.getLogger(__name__)
 
 
 class UnfitError(Exception):
@@ -106,23 +99,19 @@ def settle() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def warm_up(entry_points: Sequence[str]) -> dict[str, Any]:
-    """Import and use everything that the servers share."""
-    gc.disable()
+def warm_up(entry_points: Callable[[], Sequence[str]]) -> dict[str, Any]:
+    """Import and use everything that the servers share, then those that are named."""
     from hostwright_kit import run  # noqa: PLC0415 - this is what takes the time
 
-    import_all(["hostwright_kit.run_file"])
-    # First here, so that the child on trial need not import what this does anyway.
+    importlib.import_module("hostwright_kit.run_file")
     asyncio.run(serve_once())
-    learned = learn()
-    import_all(learned)
-    for name in entry_points:
+    for name in entry_points():
         # What fails here fails again in the server's own process, and is told in its own log.
         with contextlib.suppress(Exception, SystemExit):
             run.find_installed(name)
         if (why := _threads()) is not None:
             raise UnfitError(f"importing the server {name} leaves {why}", culprit=name)
-    return {"modules": len(sys.modules), "learned": len(learned)}
+    return {"modules": len(sys.modules)}
 
 
 def preload(modules: Sequence[str]) -> dict[str, Any]:
@@ -145,17 +134,8 @@ def _threads() -> str | None:
     return f"{count} threads" if count != 1 else None
 
 
-def import_all(modules: Sequence[str]) -> None:
-    """Import them; one that cannot be imported outside of its place is left out."""
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - and logged
-            logger.info("%s is not imported ahead: %s", name, error)
-
-
 def requests() -> list[dict[str, Any]]:
-    """What a gateway asks a server: what it is, what it offers, two calls."""
+    """What a gateway asks a server: what it is, what it offers, a call."""
 
     def ask(number: int, method: str, **params: Any) -> dict[str, Any]:
         return {"id": number, "method": method, "params": {**params, "_meta": _MODERN}}
@@ -165,76 +145,8 @@ def requests() -> list[dict[str, Any]]:
         ask(2, "tools/list"),
         ask(3, "resources/list"),
         ask(4, "prompts/list"),
-        ask(5, "tools/call", name="in_a_thread", arguments={"text": "a"}),
-        ask(6, "tools/call", name="loaded", arguments={}),
+        ask(5, "tools/call", name="echo", arguments={"text": "a"}),
     ]
-
-
-def learn() -> list[str]:
-    """Which modules a server imports while it serves: asked of a forked child that does."""
-    ours, theirs = socket.socketpair()
-    folder = tempfile.mkdtemp(prefix="hostwright-zygote-")
-    before = frozenset(sys.modules)
-    try:
-        child = os.fork()
-        if child == 0:
-            _serve_as_probe(theirs, folder, before)
-        theirs.close()
-        try:
-            return _ask_probe(ours)
-        finally:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    finally:
-        ours.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _ask_probe(ours: socket.socket) -> list[str]:
-    ours.settimeout(PROBE_SECONDS)
-    asked = requests()
-    try:
-        with ours.makefile("rwb") as stream:
-            for request in asked:
-                stream.write(json.dumps({"jsonrpc": "2.0", **request}).encode() + b"\n")
-            stream.flush()
-            for line in stream:
-                answer = json.loads(line)
-                if answer.get("id") == asked[-1]["id"]:
-                    names: list[str] = answer["result"]["structuredContent"]["result"]
-                    return names
-    except (OSError, ValueError, KeyError) as error:
-        raise UnfitError(f"a server forked on trial gave no answer: {error}") from error
-    raise UnfitError("a server forked on trial ended before it answered")
-
-
-def _serve_as_probe(sock: socket.socket, folder: str, before: frozenset[str]) -> None:
-    try:
-        # Its own folders: it must find, and leave, nothing of the installation's.
-        for name in ("STATE", "CONFIG", "RUNTIME"):
-            os.environ[f"HOSTWRIGHT_{name}_DIR"] = str(Path(folder, name.lower()))
-        os.dup2(sock.fileno(), 0)
-        os.dup2(sock.fileno(), 1)
-        from hostwright_kit import run  # noqa: PLC0415 - loaded already
-        from hostwright_kit.runtime import Runtime  # noqa: PLC0415
-        from hostwright_kit.server import HostServer  # noqa: PLC0415
-
-        def build(runtime: Runtime) -> HostServer:
-            app = HostServer("zygote-probe", version="0", instructions="", runtime=runtime)
-            app.read_tool()(in_a_thread)
-            app.read_tool()(loaded)
-            return app
-
-        def in_a_thread(text: str) -> str:
-            return text
-
-        async def loaded() -> list[str]:
-            found = set(sys.modules) - before
-            return sorted(name for name in found if not name.startswith("__"))
-
-        run.serve("zygote-probe", build, version="0", argv=[])
-    finally:
-        os._exit(1)
 
 
 async def serve_once() -> None:
@@ -247,16 +159,11 @@ async def serve_once() -> None:
     from hostwright_kit.stdio import LineWire, serve_lines  # noqa: PLC0415
 
     app: Any = FastMCP("warm")
-    call: Callable[..., Any] = app.tool
 
-    async def in_a_thread(text: str) -> dict[str, str]:
+    async def echo(text: str) -> dict[str, str]:
         return {"text": text}
 
-    async def loaded() -> list[str]:
-        return []
-
-    call(in_a_thread)
-    call(loaded)
+    app.tool(echo)
     ours, theirs = socket.socketpair()
     their_reader, their_writer = await asyncio.open_connection(sock=theirs)
     serving = asyncio.create_task(serve_lines(app, LineWire(their_reader, their_writer)))
