@@ -382,7 +382,6 @@ async def test_subscriptions_to_resources(
 
 @both
 @pytest.mark.parametrize("way", ["stdio", "http"])
-@not_yet("the gateway does not pass a server's log messages on")
 async def test_log_messages(npm: Daemon, key: str, server: str, way: Way) -> None:
     logged: list[Any] = []
 

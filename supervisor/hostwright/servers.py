@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from msgspec import Raw
 
 from hostwright.canary import sing
+from hostwright.gateway.base_link import BaseLink, Notified, Party
 from hostwright.gateway.behind import Events, Guard
 from hostwright.gateway.calls import Call
 from hostwright.gateway.catalog import Catalog, Kind
 from hostwright.gateway.codec import RpcError
-from hostwright.gateway.link import BaseLink, Link
+from hostwright.gateway.link import Link
+from hostwright.gateway.logs import MESSAGE, SET_LEVEL
 from hostwright.gateway.lost import explain
 from hostwright.gateway.opening import open_link
 from hostwright.keeper.child import Child
@@ -76,6 +78,10 @@ class Watches(Protocol):
         """A resource that is watched changed."""
         ...
 
+    def logged(self, server: str, params: Raw, parties: Sequence[Party]) -> None:
+        """A server of the handshake era logged; `parties` are those that wait for it."""
+        ...
+
     def restarted(self, server: str) -> None:
         """A server is there again, and knows nothing of what was asked of it before."""
         ...
@@ -106,6 +112,7 @@ class Servers:
         self._opening: dict[str, tuple[Target, AnyLink]] = {}
         self._keys: dict[str, str] = {}
         self._refreshing: set[asyncio.Task[None]] = set()
+        self._log_level: str | None = None
         self.keeper: Keeper | None = None
         """Set once the keeper exists; it is made with our `probe` and `prepare`."""
         self.watches: Watches | None = None
@@ -162,6 +169,33 @@ class Servers:
         """What a server declared when it was last met."""
         connected = self._connected.get(server)
         return connected.capabilities if connected is not None else {}
+
+    def log_from(self, level: str | None) -> None:
+        """From which level on somebody hears what servers of the handshake era log."""
+        if level != self._log_level and level is not None:
+            self._log_level = level
+            for connected in self._connected.values():
+                self._set_level(connected)
+        self._log_level = level
+
+    def _set_level(self, connected: Connected) -> None:
+        """Servers of the handshake era are told one level; what they log without one is dropped."""
+        level = self._log_level
+        if level is None or not connected.link.legacy or "logging" not in connected.capabilities:
+            return
+
+        async def tell() -> None:
+            try:
+                await connected.link.request(SET_LEVEL, {"level": level})
+            except (RpcError, HostError) as error:
+                logger.info("%s does not set its log level: %s", connected.link.server, error)
+
+        self._run(tell())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._refreshing.add(task)
+        task.add_done_callback(self._refreshing.discard)
 
     async def lost(self, call: Call) -> HostError:
         """What is known of a call whose server ended under it."""
@@ -246,6 +280,7 @@ class Servers:
         changed = await self.catalog.refresh(link, capabilities)
         self._opening.pop(name, None)
         self._connected[name] = connected
+        self._set_level(connected)
         self._tell_changed(name, changed)
         if self.watches is not None:
             self.watches.restarted(name)
@@ -277,7 +312,7 @@ class Servers:
             # Brings a whole MCP client along, and few suites have a remote server.
             from hostwright.gateway.remote import RemoteLink  # noqa: PLC0415
 
-            return RemoteLink(target)
+            return RemoteLink(target, self._listener(target.name))
         return self._over_pipes(target, self._manifests[target.name])
 
     def _over_pipes(self, child: Child, manifest: Manifest) -> Link:
@@ -287,8 +322,11 @@ class Servers:
             child.stdout,
             child.stdin,
             link_key=self._keys.get(name) if manifest.entry_point else None,
-            notified=lambda method, params: self._on_notified(name, method, params),
+            notified=self._listener(name),
         )
+
+    def _listener(self, server: str) -> Notified:
+        return lambda method, params: self._on_notified(server, method, params)
 
     def _tell_changed(self, server: str, kinds: frozenset[Kind]) -> None:
         if kinds and self.watches is not None:
@@ -297,11 +335,13 @@ class Servers:
     def _on_notified(self, server: str, method: str, params: Raw) -> None:
         if method == RESOURCE_UPDATED and self.watches is not None:
             self.watches.updated(server, params)
+        if method == MESSAGE and self.watches is not None:
+            connected = self._connected.get(server)
+            parties = connected.link.parties if connected is not None else ()
+            self.watches.logged(server, params, parties)
         kinds = LIST_CHANGED.get(method)
         if kinds is not None:
-            task = asyncio.create_task(self._refresh(server, kinds))
-            self._refreshing.add(task)
-            task.add_done_callback(self._refreshing.discard)
+            self._run(self._refresh(server, kinds))
 
     async def _refresh(self, server: str, kinds: Sequence[Kind]) -> None:
         connected = self._connected.get(server)

@@ -178,11 +178,8 @@ def own_successes(checks: Checks) -> int:
 
 
 # What does not get through yet, and must leave this list when it does.
-NO_LOGGING = "the gateway does not pass a server's log messages on"
 NO_QUESTIONS = "the gateway declares no capabilities to servers of the handshake era"
 GAPS = {
-    ("fixture", OLD, "tools-call-with-logging"): NO_LOGGING,
-    ("fixture-old", OLD, "tools-call-with-logging"): NO_LOGGING,
     ("fixture-old", OLD, "tools-call-sampling"): NO_QUESTIONS,
     ("fixture-old", OLD, "tools-call-elicitation"): NO_QUESTIONS,
     ("fixture-old", OLD, "elicitation-sep1034-defaults"): NO_QUESTIONS,

@@ -19,6 +19,7 @@ from hostwright.gateway.catalog import Kind, Owned
 from hostwright.gateway.codec import ABSENT, INVALID_PARAMS, Message, RpcError
 from hostwright.gateway.envelope import meta_of, open_envelope, params_of, progress_token
 from hostwright.gateway.listening import Listening
+from hostwright.gateway.logs import LEVELS, lowest
 from hostwright.gateway.request import Interrupted, Outlet, Request
 from hostwright.gateway.resources import Resources
 from hostwright.gateway.results import tool_error
@@ -31,9 +32,6 @@ from hostwright_kit.errors import HostError
 # waits less long: one slow server must not keep the others from being seen.
 LIST_SECONDS = 10.0
 FIND_SECONDS = 20.0
-LEVELS = frozenset(
-    ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-)
 LISTS: Mapping[str, Kind] = {
     "tools/list": "tools",
     "resources/list": "resources",
@@ -98,6 +96,7 @@ class Edge:
             outlet=outlet,
             progress=envelope.progress,
             interrupted=interrupted,
+            log_level=envelope.log_level,
         )
         if begin(request):
             _handled(handle, request)
@@ -134,6 +133,7 @@ class Edge:
             session=session,
             progress=progress_token(meta),
             interrupted=interrupted,
+            log_level=session.log_level,
         )
         if session.begin(request):
             _handled(handle, request)
@@ -167,6 +167,8 @@ class Edge:
         self.listening.leave(session)
         self.resources.forget(session)
         session.close()
+        if session.log_level is not None:
+            self._levels_changed()
 
     # -- lists -----------------------------------------------------------------------------------
 
@@ -301,11 +303,16 @@ class Edge:
             self._once_met(request, FIND_SECONDS, listen)
 
     def _set_level(self, request: Request) -> None:
-        # Handshake-era clients set a level first thing. Servers log to their own stderr here, so
-        # there is nothing to set; refusing it would only frighten them.
-        if codec.text(request.params.get("level")) not in LEVELS:
-            raise RpcError(INVALID_PARAMS, f"level is one of {', '.join(sorted(LEVELS))}.")
+        level = codec.text(request.params.get("level"))
+        if level not in LEVELS:
+            raise RpcError(INVALID_PARAMS, f"level is one of {', '.join(LEVELS)}.")
+        if request.session is not None:
+            request.session.log_level = level
+            self._levels_changed()
         request.succeed(b"{}")
+
+    def _levels_changed(self) -> None:
+        self._behind.log_from(lowest(one.log_level for one in self.listening.sessions()))
 
     def _subscribe(self, request: Request) -> None:
         uri = _wanted(request, "uri")

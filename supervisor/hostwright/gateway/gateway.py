@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Raw
 
+from hostwright.gateway import logs
 from hostwright.gateway.access import SocketAccess, TcpAccess
+from hostwright.gateway.base_link import Party
 from hostwright.gateway.behind import Behind
 from hostwright.gateway.catalog import Kind
 from hostwright.gateway.connect_front import ConnectSocket, HandedLine
@@ -105,6 +107,22 @@ class Gateway:
     def updated(self, server: str, params: Raw) -> None:
         """A resource that is watched changed."""
         self.resources.updated(server, params)
+
+    def logged(self, server: str, params: Raw, parties: Sequence[Party]) -> None:
+        """A server of the handshake era logged, and does not say for whom.
+
+        So it is for every session that set a level and sees that server, and for nobody else: a
+        client of the new era asks for what its own request makes the server say.
+        """
+        seen_in = {id(view) for view in self.views.showing(server)}
+        for session in self.listening.sessions():
+            if id(session.view) not in seen_in or not logs.is_wanted(params, session.log_level):
+                continue
+            waiting = [party for party in parties if party.hearer is session]
+            if waiting:
+                waiting[-1].logged(params)
+            else:
+                session.say(logs.line(params))
 
     def restarted(self, server: str) -> None:
         """A server is there again."""

@@ -22,9 +22,10 @@ from msgspec import Raw
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostwright.gateway import codec
-from hostwright.gateway.asker import Asker
+from hostwright.gateway.asker import LEGACY, Asker
+from hostwright.gateway.base_link import BaseLink, Done, LinkLostError, Notified, Party, Progress
 from hostwright.gateway.codec import Fields, RpcError
-from hostwright.gateway.link import BaseLink, Done, LinkLostError, Progress
+from hostwright.gateway.logs import LOG_META, MESSAGE
 from hostwright.keeper.server import Remote
 
 
@@ -37,11 +38,14 @@ class _Raw(BaseModel):
 class RemoteLink(BaseLink):
     """The same questions as `Link`, put over HTTP."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote, notified: Notified = lambda _method, _params: None) -> None:
         super().__init__(remote.name)
         self.legacy = False
+        """Whether it was initialized in the handshake era."""
+        self._notified = notified
         self._client: Client[Any] = Client(
-            StreamableHttpTransport(remote.url, headers=dict(remote.headers))
+            StreamableHttpTransport(remote.url, headers=dict(remote.headers)),
+            log_handler=self._take_log,
         )
         self._open = AsyncExitStack()
         self._asking: dict[int, asyncio.Task[None]] = {}
@@ -54,6 +58,7 @@ class RemoteLink(BaseLink):
     async def open(self) -> dict[str, Any]:
         """Connect and negotiate; returns what the server declared."""
         await self._open.enter_async_context(self._client)
+        self.legacy = self._client.session.protocol_version in LEGACY
         declared = self._client.session.server_capabilities
         return declared.model_dump(by_alias=True, exclude_none=True) if declared else {}
 
@@ -73,12 +78,15 @@ class RemoteLink(BaseLink):
         asker: Asker,
         done: Done,
         progress: Progress | None = None,
+        party: Party | None = None,
     ) -> int:
         """Ask; returns what `cancel` takes. Raises when the question cannot be put."""
         if not self.alive:
             raise LinkLostError(self.server)
-        number = self._admit(done, progress, asker)
+        number = self._admit(done, progress, asker, party)
         plain = {key: codec.value(raw) for key, raw in params.items() if key != "_meta"}
+        if not self.legacy and (level := self._level_for(number)) is not None:
+            plain["_meta"] = {LOG_META: level}
         task = asyncio.create_task(self._ask(number, method, plain, progress))
         self._asking[number] = task
         task.add_done_callback(lambda _: self._asking.pop(number, None))
@@ -97,6 +105,14 @@ class RemoteLink(BaseLink):
         for number in list(self._pending):
             self._settle(number, None, LinkLostError(self.server))
         await self._open.aclose()
+
+    async def _take_log(self, message: mcp.LoggingMessageNotificationParams) -> None:
+        said = message.model_dump(mode="json", by_alias=True, exclude_none=True)
+        params = Raw(codec.encode(said))
+        if self.legacy:
+            self._notified(MESSAGE, params)
+        else:
+            self._logged(params)
 
     async def _ask(
         self, number: int, method: str, params: Mapping[str, Any], told: Progress | None

@@ -39,6 +39,8 @@ class Session:
         self.version = version
         self.say = say
         self.initialized = False
+        self.log_level: str | None = None
+        """From which level on it hears log messages."""
         self.requests: dict[str | int | None, Request] = {}
         self.subscribed: set[str] = set()
         """Resources, by the names that the client knows them by."""
