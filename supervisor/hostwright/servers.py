@@ -29,6 +29,7 @@ from hostwright.gateway.link import Link
 from hostwright.gateway.logs import MESSAGE, SET_LEVEL
 from hostwright.gateway.lost import explain
 from hostwright.gateway.opening import open_link
+from hostwright.gateway.upstream import ACKNOWLEDGED
 from hostwright.keeper.child import Child
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
@@ -53,6 +54,7 @@ LIST_CHANGED: Mapping[str, tuple[Kind, ...]] = {
     "notifications/resources/list_changed": ("resources", "resourceTemplates"),
     "notifications/prompts/list_changed": ("prompts",),
 }
+KINDS: tuple[Kind, ...] = tuple(kind for kinds in LIST_CHANGED.values() for kind in kinds)
 
 
 RESOURCE_UPDATED = "notifications/resources/updated"
@@ -80,6 +82,14 @@ class Watches(Protocol):
 
     def logged(self, server: str, params: Raw, parties: Sequence[Party]) -> None:
         """A server of the handshake era logged; `parties` are those that wait for it."""
+        ...
+
+    def acknowledged(self, server: str, params: Raw) -> None:
+        """A server of the new era says that it has begun to tell changes."""
+        ...
+
+    def is_watched(self, server: str) -> bool:
+        """Whether somebody waits for changes of its resources."""
         ...
 
     def restarted(self, server: str) -> None:
@@ -163,7 +173,10 @@ class Servers:
         """How busy a server is."""
         connected = self._connected.get(server)
         # Without a link nothing is known.
-        return connected.link.activity() if connected is not None else Activity()
+        found = connected.link.activity() if connected is not None else Activity()
+        if self.watches is not None and self.watches.is_watched(server):
+            return found.model_copy(update={"watched": True})
+        return found
 
     def capabilities(self, server: str) -> Mapping[str, Any]:
         """What a server declared when it was last met."""
@@ -335,6 +348,8 @@ class Servers:
     def _on_notified(self, server: str, method: str, params: Raw) -> None:
         if method == RESOURCE_UPDATED and self.watches is not None:
             self.watches.updated(server, params)
+        if method == ACKNOWLEDGED and self.watches is not None:
+            self.watches.acknowledged(server, params)
         if method == MESSAGE and self.watches is not None:
             connected = self._connected.get(server)
             parties = connected.link.parties if connected is not None else ()
@@ -342,6 +357,10 @@ class Servers:
         kinds = LIST_CHANGED.get(method)
         if kinds is not None:
             self._run(self._refresh(server, kinds))
+
+    def reread(self, server: str) -> None:
+        """Fetch its lists again: changes of them may have been missed."""
+        self._run(self._refresh(server, KINDS))
 
     async def _refresh(self, server: str, kinds: Sequence[Kind]) -> None:
         connected = self._connected.get(server)

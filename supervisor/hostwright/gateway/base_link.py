@@ -100,6 +100,9 @@ class _Pending:
 class BaseLink:
     """What links over pipes and links over HTTP have in common."""
 
+    legacy: bool
+    """Whether it was initialized in the handshake era."""
+
     def __init__(self, server: str) -> None:
         self.server = server
         self._pending: dict[int, _Pending] = {}

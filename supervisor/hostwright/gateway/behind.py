@@ -86,6 +86,10 @@ class Behind(Protocol):
         """The open link of a server; waits, bounded, while the server starts."""
         ...
 
+    def reread(self, server: str) -> None:
+        """Fetch the lists of a server again, in the background."""
+        ...
+
     def unmet(self, servers: Sequence[str]) -> bool:
         """Whether one of these starts and has not said yet what it offers."""
         ...

@@ -18,7 +18,7 @@ from hostwright.gateway.calls import Call
 from hostwright.gateway.catalog import Kind, Owned
 from hostwright.gateway.codec import ABSENT, INVALID_PARAMS, Message, RpcError
 from hostwright.gateway.envelope import meta_of, open_envelope, params_of, progress_token
-from hostwright.gateway.listening import Listening
+from hostwright.gateway.listening import Listener, Listening
 from hostwright.gateway.logs import LEVELS, lowest
 from hostwright.gateway.request import Interrupted, Outlet, Request
 from hostwright.gateway.resources import Resources
@@ -151,11 +151,14 @@ class Edge:
         self.listening.join(session)
 
     def watch_again(self, session: Session, uris: Iterable[str]) -> None:
-        """Watch for a session what it watched before this daemon was there."""
+        """Watch for a session what it watched before it was away, or before this daemon was."""
+        wanted = list(uris)
+        if not wanted:
+            return
 
         async def later() -> None:
             await self._behind.met(session.view.select(), FIND_SECONDS)
-            for uri in uris:
+            for uri in wanted:
                 await self.resources.watch_for(session, uri)
 
         task = asyncio.ensure_future(later())
@@ -294,13 +297,32 @@ class Edge:
     def _listen(self, request: Request) -> None:
         def listen() -> None:
             listener = self.listening.listen(request)
-            self.resources.watch(listener)
+            if not listener.uris:
+                request.on_cancel = lambda: self.listening.forget(request)
+                listener.acknowledge()
+                return
+            # What is acknowledged is told from then on: the servers must know of it first.
+            watching = asyncio.ensure_future(self._watch(listener))
+            self._waiting.add(watching)
+            watching.add_done_callback(self._waiting.discard)
+
+            def forget() -> None:
+                watching.cancel()
+                self.listening.forget(request)
+                self.resources.forget(listener)
+
+            request.on_cancel = forget
 
         if request.interrupted is None:
             listen()
         else:
             # It was acknowledged by another daemon; here it must be known first who has what.
             self._once_met(request, FIND_SECONDS, listen)
+
+    async def _watch(self, listener: Listener) -> None:
+        await self.resources.watch(listener)
+        if listener.request.open:
+            listener.acknowledge()
 
     def _set_level(self, request: Request) -> None:
         level = codec.text(request.params.get("level"))

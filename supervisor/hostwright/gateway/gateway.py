@@ -124,9 +124,17 @@ class Gateway:
             else:
                 session.say(logs.line(params))
 
+    def acknowledged(self, server: str, params: Raw) -> None:
+        """A server tells from now on what it was asked to tell."""
+        self.resources.upstream.acknowledged(server, params)
+
+    def is_watched(self, server: str) -> bool:
+        """Whether somebody would hear of a change of its resources now."""
+        return self.resources.is_watched(server)
+
     def restarted(self, server: str) -> None:
         """A server is there again."""
-        self.resources.renew(server)
+        self.resources.upstream.renew(server)
 
     # -- fronts ----------------------------------------------------------------------------------
 

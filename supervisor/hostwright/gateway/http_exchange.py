@@ -243,6 +243,8 @@ class Exchange:
             self._held = held
             self._open_stream()
             held.listen(self)
+            # While it was away a server that it watches may have gone to sleep.
+            self._front.edge.watch_again(held.session, held.session.subscribed)
 
     def _delete(self) -> None:
         if (held := self._find()) is not None:

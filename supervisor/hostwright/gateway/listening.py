@@ -37,6 +37,8 @@ class Listener:
         }
         uris = wanted.get("resourceSubscriptions") or ()
         self.uris = {str(uri) for uri in cast("list[object]", uris)[:MAX_URIS]}
+        self.hears = True
+        self._early: dict[bytes, None] | None = {}
         self._stamp = b'"%b":%b' % (SUBSCRIPTION_META.encode(), request.id)
 
     def acknowledge(self) -> None:
@@ -44,12 +46,19 @@ class Listener:
         honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in sorted(self.kinds)}
         if self.uris:
             honoured["resourceSubscriptions"] = sorted(self.uris)
+        early, self._early = self._early or {}, None
         self.tell("subscriptions/acknowledged", {"notifications": honoured})
+        for line in early:
+            self.request.outlet.tell(self.request, line)
 
     def tell(self, what: str, params: Mapping[str, Any]) -> None:
         """One message of the stream."""
         body = codec.with_members(codec.encode(params), b'"_meta":{' + self._stamp + b"}")
-        self.request.outlet.tell(self.request, codec.notice(f"notifications/{what}", body))
+        line = codec.notice(f"notifications/{what}", body)
+        if self._early is not None:
+            self._early[line] = None
+        else:
+            self.request.outlet.tell(self.request, line)
 
     def end(self) -> None:
         """Tell the client that the stream ends on purpose."""
@@ -64,7 +73,10 @@ class Listening:
         self._sessions: set[Session] = set()
 
     def listen(self, request: Request) -> Listener:
-        """Serve one `subscriptions/listen`, until it is cancelled or `end` is called."""
+        """Serve one `subscriptions/listen`, until it is forgotten or `end` is called.
+
+        It hears nothing before it is acknowledged, and then what it missed.
+        """
         wanted = codec.value(request.params.get("notifications", codec.ABSENT))
         if not isinstance(wanted, dict) or not _is_filter(cast("dict[str, Any]", wanted)):
             raise RpcError(codec.INVALID_PARAMS, "notifications is an object of what to tell.")
@@ -72,11 +84,10 @@ class Listening:
             raise RpcError(codec.INTERNAL_ERROR, f"{MAX_LISTENERS} clients listen already.")
         listener = Listener(request, cast("dict[str, Any]", wanted))
         self._listeners[request] = listener
-        request.on_cancel = lambda: self._forget(request)
-        listener.acknowledge()
         return listener
 
-    def _forget(self, request: Request) -> None:
+    def forget(self, request: Request) -> None:
+        """It was cancelled."""
         self._listeners.pop(request, None)
 
     def join(self, session: Session) -> None:
@@ -111,7 +122,7 @@ class Listening:
         """The daemon ends: these streams are told."""
         for listener in self.listeners():
             if which(listener.request):
-                self._forget(listener.request)
+                self.forget(listener.request)
                 listener.end()
 
 

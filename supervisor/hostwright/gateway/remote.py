@@ -17,16 +17,25 @@ import httpx2
 import mcp_types as mcp
 from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
+from mcp.client.subscriptions import SubscriptionLost, listen
 from mcp.shared.exceptions import MCPError
 from msgspec import Raw
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostwright.gateway import codec
-from hostwright.gateway.asker import LEGACY, Asker
+from hostwright.gateway.asker import LEGACY, SUBSCRIPTION_META, Asker
 from hostwright.gateway.base_link import BaseLink, Done, LinkLostError, Notified, Party, Progress
 from hostwright.gateway.codec import Fields, RpcError
 from hostwright.gateway.logs import LOG_META, MESSAGE
+from hostwright.gateway.upstream import ACKNOWLEDGED, LISTEN
 from hostwright.keeper.server import Remote
+
+NOTICES = (
+    mcp.ToolListChangedNotification,
+    mcp.PromptListChangedNotification,
+    mcp.ResourceListChangedNotification,
+    mcp.ResourceUpdatedNotification,
+)
 
 
 class _Raw(BaseModel):
@@ -46,6 +55,7 @@ class RemoteLink(BaseLink):
         self._client: Client[Any] = Client(
             StreamableHttpTransport(remote.url, headers=dict(remote.headers)),
             log_handler=self._take_log,
+            message_handler=self._take_notice,
         )
         self._open = AsyncExitStack()
         self._asking: dict[int, asyncio.Task[None]] = {}
@@ -114,6 +124,32 @@ class RemoteLink(BaseLink):
         else:
             self._logged(params)
 
+    async def _take_notice(self, message: object) -> None:
+        """What it tells on its own, in either era; the client hands errors over here as well."""
+        if isinstance(message, NOTICES):
+            said = message.model_dump(mode="json", by_alias=True, exclude_none=True)
+            self._notified(message.method, Raw(codec.encode(said.get("params") or {})))
+
+    async def _listen(self, number: int, wanted: Mapping[str, Any]) -> None:
+        """A `subscriptions/listen`: the client knows its id only, the gateway the number only."""
+        asked = mcp.SubscriptionFilter.model_validate(wanted)
+        try:
+            async with listen(
+                self._client.session,
+                tools_list_changed=bool(asked.tools_list_changed),
+                prompts_list_changed=bool(asked.prompts_list_changed),
+                resources_list_changed=bool(asked.resources_list_changed),
+                resource_subscriptions=asked.resource_subscriptions or (),
+            ) as stream:
+                begun = {"_meta": {SUBSCRIPTION_META: number}}
+                self._notified(ACKNOWLEDGED, Raw(codec.encode(begun)))
+                async for _ in stream:
+                    """They come to `_take_notice` as well, which serves both eras."""
+        except SubscriptionLost:
+            self._settle(number, None, LinkLostError(self.server))
+        else:
+            self._settle(number, Raw(b"{}"), None)
+
     async def _ask(
         self, number: int, method: str, params: Mapping[str, Any], told: Progress | None
     ) -> None:
@@ -125,6 +161,9 @@ class RemoteLink(BaseLink):
         # Parametrized: the bare class would keep only the params that it knows, that is none.
         request = mcp.Request[dict[str, Any], str](method=method, params=dict(params))
         try:
+            if method == LISTEN:
+                await self._listen(number, params["notifications"])
+                return
             answer = await self._client.session.send_request(
                 request, _Raw, progress_callback=report if told is not None else None
             )
