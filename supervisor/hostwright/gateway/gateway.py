@@ -79,6 +79,8 @@ class Gateway:
         self.resources = Resources(servers)
         self.edge = Edge(servers, self.listening, self.resources)
         self.sessions = HttpSessions(self.edge, self.views, state_dir)
+        self._fronts: list[HttpFront] = []
+        """Those where tokens are shown."""
 
     def _make_views(self) -> dict[str, View]:
         servers = self._servers
@@ -97,6 +99,27 @@ class Gateway:
                 self.views.add(name, self._view_of(name))
         for name in touched:
             self.listening.changed(self.views.showing(name), KINDS)
+
+    def tokens_changed(self) -> None:
+        """Tokens see something else, or are worth nothing any more: who is connected is told.
+
+        Streams that were opened with a token of no worth end.
+        """
+        for front in self._fronts:
+            front.recheck()
+        for session in self.listening.sessions():
+            view = self.views.again(session.view, session.client.origin.token)
+            if view is not session.view:
+                before, session.view = session.view, view
+                self.resources.reconsider(session, view)
+                self.listening.tell(session, view.differs(before))
+        for listener in self.listening.listeners():
+            request = listener.request
+            view = self.views.again(request.view, request.asker.origin.token)
+            if view is not request.view:
+                before, request.view = request.view, view
+                self.resources.reconsider(listener, view)
+                self.listening.tell(listener, view.differs(before))
 
     # -- what servers say ------------------------------------------------------------------------
 
@@ -143,7 +166,9 @@ class Gateway:
     ) -> HttpFront:
         """The front of the port."""
         access = TcpAccess(self.views, tokens, required=required, hosts=hosts)
-        return HttpFront(self.edge, self.views, self.sessions, access, app)
+        front = HttpFront(self.edge, self.views, self.sessions, access, app)
+        self._fronts.append(front)
+        return front
 
     def local(self, app: ASGIApp) -> HttpFront:
         """The front of the unix socket."""

@@ -108,15 +108,21 @@ class Listening:
 
     def changed(self, views: Iterable[View], kinds: Iterable[Kind]) -> None:
         """The lists of these kinds changed, as these views show them."""
-        seen_in = {id(view) for view in views}
+        seen_in, told = {id(view) for view in views}, list(kinds)
+        for listener in self.listeners():
+            if id(listener.request.view) in seen_in:
+                self.tell(listener, told)
+        for session in self.sessions():
+            if id(session.view) in seen_in:
+                self.tell(session, told)
+
+    def tell(self, hearer: Session | Listener, kinds: Iterable[Kind]) -> None:
+        """These lists changed for this one."""
         for kind in sorted({CHANGED[kind] for kind in kinds}):
-            for listener in self.listeners():
-                if kind in listener.kinds and id(listener.request.view) in seen_in:
-                    listener.tell(f"{kind}/list_changed", {})
-            line = codec.notice(f"notifications/{kind}/list_changed")
-            for session in self.sessions():
-                if id(session.view) in seen_in:
-                    session.say(line)
+            if isinstance(hearer, Session):
+                hearer.say(codec.notice(f"notifications/{kind}/list_changed"))
+            elif kind in hearer.kinds:
+                hearer.tell(f"{kind}/list_changed", {})
 
     def end(self, which: Callable[[Request], bool] = lambda _: True) -> None:
         """The daemon ends: these streams are told."""
