@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from getpass import getpass
 from pathlib import Path
@@ -15,9 +15,8 @@ from cyclopts import App, Parameter
 from pydantic import ValidationError
 from rich.text import Text
 
-from hostwright.cli.control import Control
+from hostwright.cli.control import tokens_changed
 from hostwright.cli.output import (
-    NoDaemonError,
     cell,
     done,
     make_table,
@@ -141,30 +140,22 @@ def token(
             out.print(table if known else "There are no tokens. Make one: hostwright token NAME")
         elif revoke:
             tokens.revoke(name)
-            _tell_daemon()
             print_json({"revoked": name}) if json else done(f"The token {name} is revoked.")
         elif change:
             tokens.change(name, rules)
-            _tell_daemon()
             if json:
                 print_json({"name": name, "rules": rules})
             else:
                 done(f"The token {name} sees: {_told(rules)}.")
         else:
             secret = tokens.create(name, replace=replace, rules=rules)
-            if replace:
-                _tell_daemon()
             if json:
                 print_json({"name": name, "token": secret, "rules": rules})
             else:
                 # Plain, so that it can be piped into a client's configuration.
                 sys.stdout.write(secret + "\n")
-
-
-def _tell_daemon() -> None:
-    """It asks anew for every request; what is open is to see the change as well."""
-    with suppress(NoDaemonError):
-        Control().post("/control/tokens")
+    if revoke or change or replace:
+        tokens_changed()
 
 
 def log(
