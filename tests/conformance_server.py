@@ -21,6 +21,7 @@ from fastmcp import Context, FastMCP
 from fastmcp.exceptions import ToolError
 from fastmcp.prompts import Message
 from fastmcp.tools.base import Tool, ToolResult
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from pydantic import Field
 
@@ -28,6 +29,12 @@ NAME_FIELD = {"type": "object", "properties": {"name": {"type": "string"}}, "req
 MIXED = '{"test":"data","value":123}'
 
 server = FastMCP("conformance", version="1", dereference_schemas=False)
+# FastMCP serves no subscriptions by itself; its server underneath does, in the new era.
+server._mcp_server.add_request_handler(
+    "subscriptions/listen",
+    mcp.SubscriptionsListenRequestParams,
+    ListenHandler(InMemorySubscriptionBus()),
+)
 
 
 # -- what is returned --------------------------------------------------------------------------

@@ -65,18 +65,6 @@ def not_yet(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, reason=reason)
 
 
-def remote_lacks(what: str) -> list[Any]:
-    """Both servers; what the one with a `url` does not have yet."""
-    return [
-        EVERYTHING[0],
-        pytest.param(EVERYTHING[1], marks=not_yet(f"of a remote server: {what}")),
-    ]
-
-
-def patience(server: str) -> float:
-    return WAIT_SECONDS if server == EVERYTHING[0] else GAP_SECONDS
-
-
 def entry(folder: str) -> list[str]:
     """The argv that starts a server, without its options."""
     home = DEPS / "npm" / folder / "node_modules" / "@modelcontextprotocol" / folder
@@ -265,7 +253,7 @@ async def test_completion(npm: Daemon, key: str, server: str, way: Way, era: Era
         assert found.values == ["David", "Eve", "Frank"]
 
 
-@pytest.mark.parametrize("server", remote_lacks("changes of its lists do not come through"))
+@both
 @every_way
 async def test_lists_change(npm: Daemon, key: str, server: str, way: Way, era: Era) -> None:
     heard = Heard()
@@ -284,7 +272,7 @@ async def test_lists_change(npm: Daemon, key: str, server: str, way: Way, era: E
             else:
                 changed = partial(heard.has, mcp.ResourceListChangedNotification)
             await client.call_tool("gzip-file-as-resource", given)
-            await until(changed, "the list of resources changed", seconds=patience(server))
+            await until(changed, "the list of resources changed")
         uri = f"demo://resource/session/{name}"
 
         async def listed() -> bool:
@@ -348,7 +336,7 @@ async def test_roots(npm: Daemon, key: str, server: str, way: Way, era: Era) -> 
         assert f"file:///srv/{way}-{era}" in said
 
 
-@pytest.mark.parametrize("server", remote_lacks("subscriptions to its resources do not reach it"))
+@both
 @every_way
 async def test_subscriptions_to_resources(
     npm: Daemon, key: str, server: str, way: Way, era: Era
@@ -367,14 +355,12 @@ async def test_subscriptions_to_resources(
             )
             first = asyncio.ensure_future(next_event(stream))
             await client.call_tool("toggle-subscriber-updates", {})
-            await until(first.done, "the resource was updated", seconds=patience(server))
+            await until(first.done, "the resource was updated")
             assert getattr(first.result(), "uri", None) == uri
         else:
             await subscribe(client, uri)
             await client.call_tool("toggle-subscriber-updates", {})
-            await until(
-                lambda: uri in heard.updated(), "the resource was updated", seconds=patience(server)
-            )
+            await until(lambda: uri in heard.updated(), "the resource was updated")
             await unsubscribe(client, uri)
         await client.call_tool("toggle-subscriber-updates", {})
         assert not idle.updated()
@@ -382,7 +368,6 @@ async def test_subscriptions_to_resources(
 
 @both
 @pytest.mark.parametrize("way", ["stdio", "http"])
-@not_yet("the gateway does not pass a server's log messages on")
 async def test_log_messages(npm: Daemon, key: str, server: str, way: Way) -> None:
     logged: list[Any] = []
 

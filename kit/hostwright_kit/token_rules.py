@@ -40,6 +40,12 @@ class TokenRules(BaseModel):
         check_renames(value)
         return value
 
+    @property
+    def hides_nothing(self) -> bool:
+        """Whether every tool of every server is shown, under whatever name."""
+        hidden = self.not_servers or self.not_tools
+        return not hidden and "*" in self.servers and "*" in self.tools
+
     def sees_server(self, server: str) -> bool:
         """Whether anything of this server is shown."""
         return _any(self.servers, server) and not _any(self.not_servers, server)

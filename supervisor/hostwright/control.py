@@ -41,6 +41,10 @@ class Controlled(Protocol):
         """End."""
         ...
 
+    def tokens_changed(self) -> None:
+        """See what tokens may see now."""
+        ...
+
     async def replace(self, grace_seconds: float) -> Replacement:
         """Make way for a new program in the same process."""
         ...
@@ -114,6 +118,11 @@ def control_routes(daemon: Controlled, ledger: Ledger) -> Sequence[BaseRoute]:
         result = await by_owner("reload", None, daemon.reloader.reload())
         return JSONResponse(result.model_dump(mode="json"))
 
+    async def tokens(_: Request) -> Response:
+        # Nothing is done here that was not done already; it is only seen sooner.
+        daemon.tokens_changed()
+        return JSONResponse({"seen": True})
+
     async def reexec(request: Request) -> Response:
         seconds = _seconds(request.query_params.get("grace_seconds", ""))
         result = await by_owner("reexec", None, daemon.replace(seconds))
@@ -130,6 +139,7 @@ def control_routes(daemon: Controlled, ledger: Ledger) -> Sequence[BaseRoute]:
         Route("/control/servers/{name}/logs", _answering(logs)),
         Route("/control/servers/{name}/{action}", _answering(act), methods=["POST"]),
         Route("/control/reload", _answering(reload), methods=["POST"]),
+        Route("/control/tokens", _answering(tokens), methods=["POST"]),
         Route("/control/reexec", _answering(reexec), methods=["POST"]),
         Route("/control/shutdown", _answering(shutdown), methods=["POST"]),
     ]

@@ -190,7 +190,7 @@ class Daemon:
         sockets = before.listeners if before is not None else None
         probes = probe_routes(self.keeper, self._metrics)
         control = control_routes(self, self.runtime.ledger)
-        events = sse.routes(self.events)
+        events = sse.routes(self.events, self._policing.sees)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._tokens.close)
             stack.callback(self._secrets.close)
@@ -272,6 +272,11 @@ class Daemon:
         self._publish()
         if self._gateway is not None:
             self._gateway.reloaded(before, (*done.added, *done.changed, *done.removed))
+
+    def tokens_changed(self) -> None:
+        """Tokens were changed by another process: whoever is connected sees it at once."""
+        if self._gateway is not None:
+            self._gateway.tokens_changed()
 
     def _publish(self) -> None:
         """Tell who asks for an approval in advance what is guarded here, and in which folder."""

@@ -12,7 +12,7 @@ from hostwright.guarded.pipeline import ThirdPartyGuard
 from hostwright.manifest import SUPERVISOR, Manifest
 from hostwright.manifest_rules import GuardRules
 from hostwright_kit.guard import Guard
-from hostwright_kit.token_rules import ALL, TokenRules
+from hostwright_kit.token_rules import ALL, SEPARATOR, TokenRules
 from hostwright_kit.tokens import Tokens
 
 # A token that is not in the database: `HOSTWRIGHT_HTTP_TOKEN`, which has a name and no rules.
@@ -53,6 +53,22 @@ class Policing:
             # The one object that stands for no rules is recognised by what it is.
             found = self._rules[token] = ALL if read == ALL else read
         return found
+
+    def sees(self, token: str | None, server: str | None, tool: str | None) -> bool:
+        """Whether the holder of this token may know what this server, or this tool of it, does.
+
+        What is of no server is for those from whom nothing is hidden.
+        """
+        rules = self.token_rules(token)
+        if server is None or rules.hides_nothing:
+            return rules.hides_nothing
+        if tool is None:
+            return rules.sees_server(server)
+        manifest = self._manifests.get(server)
+        renamed = manifest.tools.rename if manifest is not None else {}
+        # The names that it may be listed under, at this endpoint or that.
+        names = {tool, renamed.get(tool, tool)}
+        return rules.sees_tool(server, *names, *(f"{server}{SEPARATOR}{name}" for name in names))
 
     def about(self) -> Mapping[str, str]:
         """Server → description, for the search."""

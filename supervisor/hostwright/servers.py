@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from msgspec import Raw
 
 from hostwright.canary import sing
+from hostwright.gateway.base_link import BaseLink, Notified, Party
 from hostwright.gateway.behind import Events, Guard
 from hostwright.gateway.calls import Call
 from hostwright.gateway.catalog import Catalog, Kind
 from hostwright.gateway.codec import RpcError
-from hostwright.gateway.link import BaseLink, Link
+from hostwright.gateway.link import Link
+from hostwright.gateway.logs import MESSAGE, SET_LEVEL
 from hostwright.gateway.lost import explain
 from hostwright.gateway.opening import open_link
+from hostwright.gateway.upstream import ACKNOWLEDGED
 from hostwright.keeper.child import Child
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
@@ -51,6 +54,7 @@ LIST_CHANGED: Mapping[str, tuple[Kind, ...]] = {
     "notifications/resources/list_changed": ("resources", "resourceTemplates"),
     "notifications/prompts/list_changed": ("prompts",),
 }
+KINDS: tuple[Kind, ...] = tuple(kind for kinds in LIST_CHANGED.values() for kind in kinds)
 
 
 RESOURCE_UPDATED = "notifications/resources/updated"
@@ -74,6 +78,18 @@ class Watches(Protocol):
 
     def updated(self, server: str, params: Raw) -> None:
         """A resource that is watched changed."""
+        ...
+
+    def logged(self, server: str, params: Raw, parties: Sequence[Party]) -> None:
+        """A server of the handshake era logged; `parties` are those that wait for it."""
+        ...
+
+    def acknowledged(self, server: str, params: Raw) -> None:
+        """A server of the new era says that it has begun to tell changes."""
+        ...
+
+    def is_watched(self, server: str) -> bool:
+        """Whether somebody waits for changes of its resources."""
         ...
 
     def restarted(self, server: str) -> None:
@@ -106,6 +122,7 @@ class Servers:
         self._opening: dict[str, tuple[Target, AnyLink]] = {}
         self._keys: dict[str, str] = {}
         self._refreshing: set[asyncio.Task[None]] = set()
+        self._log_level: str | None = None
         self.keeper: Keeper | None = None
         """Set once the keeper exists; it is made with our `probe` and `prepare`."""
         self.watches: Watches | None = None
@@ -156,12 +173,42 @@ class Servers:
         """How busy a server is."""
         connected = self._connected.get(server)
         # Without a link nothing is known.
-        return connected.link.activity() if connected is not None else Activity()
+        found = connected.link.activity() if connected is not None else Activity()
+        if self.watches is not None and self.watches.is_watched(server):
+            return found.model_copy(update={"watched": True})
+        return found
 
     def capabilities(self, server: str) -> Mapping[str, Any]:
         """What a server declared when it was last met."""
         connected = self._connected.get(server)
         return connected.capabilities if connected is not None else {}
+
+    def log_from(self, level: str | None) -> None:
+        """From which level on somebody hears what servers of the handshake era log."""
+        if level != self._log_level and level is not None:
+            self._log_level = level
+            for connected in self._connected.values():
+                self._set_level(connected)
+        self._log_level = level
+
+    def _set_level(self, connected: Connected) -> None:
+        """Servers of the handshake era are told one level; what they log without one is dropped."""
+        level = self._log_level
+        if level is None or not connected.link.legacy or "logging" not in connected.capabilities:
+            return
+
+        async def tell() -> None:
+            try:
+                await connected.link.request(SET_LEVEL, {"level": level})
+            except (RpcError, HostError) as error:
+                logger.info("%s does not set its log level: %s", connected.link.server, error)
+
+        self._run(tell())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._refreshing.add(task)
+        task.add_done_callback(self._refreshing.discard)
 
     async def lost(self, call: Call) -> HostError:
         """What is known of a call whose server ended under it."""
@@ -246,6 +293,7 @@ class Servers:
         changed = await self.catalog.refresh(link, capabilities)
         self._opening.pop(name, None)
         self._connected[name] = connected
+        self._set_level(connected)
         self._tell_changed(name, changed)
         if self.watches is not None:
             self.watches.restarted(name)
@@ -277,7 +325,7 @@ class Servers:
             # Brings a whole MCP client along, and few suites have a remote server.
             from hostwright.gateway.remote import RemoteLink  # noqa: PLC0415
 
-            return RemoteLink(target)
+            return RemoteLink(target, self._listener(target.name))
         return self._over_pipes(target, self._manifests[target.name])
 
     def _over_pipes(self, child: Child, manifest: Manifest) -> Link:
@@ -287,8 +335,11 @@ class Servers:
             child.stdout,
             child.stdin,
             link_key=self._keys.get(name) if manifest.entry_point else None,
-            notified=lambda method, params: self._on_notified(name, method, params),
+            notified=self._listener(name),
         )
+
+    def _listener(self, server: str) -> Notified:
+        return lambda method, params: self._on_notified(server, method, params)
 
     def _tell_changed(self, server: str, kinds: frozenset[Kind]) -> None:
         if kinds and self.watches is not None:
@@ -297,11 +348,19 @@ class Servers:
     def _on_notified(self, server: str, method: str, params: Raw) -> None:
         if method == RESOURCE_UPDATED and self.watches is not None:
             self.watches.updated(server, params)
+        if method == ACKNOWLEDGED and self.watches is not None:
+            self.watches.acknowledged(server, params)
+        if method == MESSAGE and self.watches is not None:
+            connected = self._connected.get(server)
+            parties = connected.link.parties if connected is not None else ()
+            self.watches.logged(server, params, parties)
         kinds = LIST_CHANGED.get(method)
         if kinds is not None:
-            task = asyncio.create_task(self._refresh(server, kinds))
-            self._refreshing.add(task)
-            task.add_done_callback(self._refreshing.discard)
+            self._run(self._refresh(server, kinds))
+
+    def reread(self, server: str) -> None:
+        """Fetch its lists again: changes of them may have been missed."""
+        self._run(self._refresh(server, KINDS))
 
     async def _refresh(self, server: str, kinds: Sequence[Kind]) -> None:
         connected = self._connected.get(server)

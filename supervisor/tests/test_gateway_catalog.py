@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostwright.gateway.base_link import LinkLostError
 from hostwright.gateway.catalog import MAX_ENTRIES, Catalog
 from hostwright.gateway.codec import RpcError
-from hostwright.gateway.link import LinkLostError
 
 ALL = {"tools": {}, "resources": {}, "prompts": {}}
 

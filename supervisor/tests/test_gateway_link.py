@@ -15,13 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from hostwright.gateway import base_link as base
 from hostwright.gateway import codec
 from hostwright.gateway import link as module
 from hostwright.gateway import opening as eras
 from hostwright.gateway.asker import SUPERVISOR, Asker, Origin
+from hostwright.gateway.base_link import LinkLostError, Progress
 from hostwright.gateway.codec import Fields, RpcError
 from hostwright.gateway.lines import Lines, TooLong
-from hostwright.gateway.link import Link, LinkLostError, Progress
+from hostwright.gateway.link import Link
 from hostwright.gateway.opening import open_link
 from hostwright_kit.errors import HostError
 from hostwright_kit.vouching import ACTOR_META
@@ -430,7 +432,7 @@ async def test_a_server_that_hangs_up_fails_everything_that_waits() -> None:
 async def test_more_calls_than_are_bearable_are_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_IN_FLIGHT", 3)
+    monkeypatch.setattr(base, "MAX_IN_FLIGHT", 3)
     async with linked() as (link, peer):
         calls = [ask(link) for _ in range(3)]
         asked = [await peer.next() for _ in calls]

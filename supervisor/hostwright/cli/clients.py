@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from hostwright.cli.control import Control
+from hostwright.cli.control import Control, tokens_changed
 from hostwright.cli.output import EXIT_FAILED, NoDaemonError, cell, out, print_json, print_plain
 from hostwright_kit.config import read_settings
 from hostwright_kit.errors import HostError
@@ -85,6 +85,8 @@ def install(
     result = carry_out(
         wanted, paths, gateway=url, home=Path.home(), cwd=Path.cwd(), environ=os.environ
     )
+    if result.revoked_tokens or (replace_token and not dry_run):
+        tokens_changed()
     if note and http:
         result = result.model_copy(update={"warnings": (*result.warnings, note)})
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, cast
 
 import httpx2
@@ -62,3 +63,9 @@ class Control:
             found = body["error"]
             raise HostError(found["message"], fix=found["fix"], code=found["code"])
         return body
+
+
+def tokens_changed() -> None:
+    """Tell the daemon, if one runs, so that what is open sees it, too, and not the next request."""
+    with suppress(NoDaemonError):
+        Control().post("/control/tokens")

@@ -12,6 +12,7 @@ from typing import Annotated, TypeAlias
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
+from hostwright.cli.control import tokens_changed
 from hostwright.cli.output import cell, done, make_table, out, print_json, print_plain
 from hostwright.cli.pin import ask_pin
 from hostwright_kit import audit as ledger_audit
@@ -110,6 +111,8 @@ def token(
             else:
                 # Plain, so that it can be piped into a client's configuration.
                 sys.stdout.write(secret + "\n")
+    if revoke or change or replace:
+        tokens_changed()
 
 
 def log(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from hostwright.events.kinds import DURABLE, EPHEMERAL, GAP, KINDS
 from hostwright_kit.errors import HostError
 
 MAX_WORDS = 100
+Sees = Callable[[str | None, str | None], bool]
 
 
 class Filter(BaseModel, frozen=True):
@@ -20,6 +21,9 @@ class Filter(BaseModel, frozen=True):
     servers: frozenset[str] = frozenset()
     tools: frozenset[str] = frozenset()
     callers: frozenset[str] = frozenset()
+    sees: Sees | None = Field(
+        default=None, description="What whoever asks may know of: a server, a tool of it."
+    )
 
     @property
     def only_durable(self) -> bool:
@@ -38,7 +42,11 @@ class Filter(BaseModel, frozen=True):
             and (not self.servers or fields.get("server") in self.servers)
             and (not self.tools or fields.get("tool") in self.tools)
             and (not self.callers or fields.get("caller") in self.callers)
+            and (kind == GAP or self._may_know(fields))
         )
+
+    def _may_know(self, fields: Mapping[str, Any]) -> bool:
+        return self.sees is None or self.sees(fields.get("server"), fields.get("tool"))
 
 
 def parse_filter(

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from functools import partial
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -21,6 +23,7 @@ from hostwright.events.bus import Events, Reader, Start, take_all
 from hostwright.events.cursor import Cursor, parse_cursor
 from hostwright.events.filters import Filter, parse_filter
 from hostwright_kit.errors import HostError
+from hostwright_kit.vouching import TOKEN_SCOPE
 
 HEARTBEAT_SECONDS = 15.0
 GATHER_SECONDS = 0.02
@@ -35,14 +38,24 @@ HEADERS = [
 ]
 
 
-def routes(bus: Events, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> list[BaseRoute]:
-    """What both listeners mount."""
+def routes(
+    bus: Events,
+    sees: Callable[[str | None, str | None, str | None], bool] = lambda _token, _server, _tool: (
+        True
+    ),
+    *,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+) -> list[BaseRoute]:
+    """What both listeners mount. `sees` tells what the holder of a token may know of."""
 
     async def events(request: Request) -> Response:
         try:
             wanted, start, follow = _asked(request)
         except HostError as error:
             return _error(error, 400)
+        # Asked for every event: a token may be changed while its holder listens.
+        seen = partial(sees, request.scope.get(TOKEN_SCOPE))
+        wanted = wanted.model_copy(update={"sees": seen})
         return _Stream(bus, wanted, start, follow=follow, heartbeat_seconds=heartbeat_seconds)
 
     return [Route("/events", events, methods=["GET"])]

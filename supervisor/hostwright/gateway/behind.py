@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hostwright.gateway.base_link import BaseLink
 from hostwright.gateway.catalog import Catalog, Owned
 from hostwright.gateway.codec import Fields
-from hostwright.gateway.link import BaseLink
 from hostwright.gateway.request import Request
 from hostwright.telemetry import Tracer
 from hostwright_kit.errors import HostError
@@ -78,8 +78,16 @@ class Behind(Protocol):
         """The open link of a server, if it is there now."""
         ...
 
+    def log_from(self, level: str | None) -> None:
+        """From which level on somebody hears what servers of the handshake era log."""
+        ...
+
     async def link(self, server: str) -> BaseLink:
         """The open link of a server; waits, bounded, while the server starts."""
+        ...
+
+    def reread(self, server: str) -> None:
+        """Fetch the lists of a server again, in the background."""
         ...
 
     def unmet(self, servers: Sequence[str]) -> bool:

@@ -19,12 +19,12 @@ from typing import Any, cast
 
 from msgspec import Raw
 
-from hostwright.gateway import codec, metrics, results, tracing
+from hostwright.gateway import codec, logs, metrics, results, tracing
+from hostwright.gateway.base_link import BaseLink, LinkLostError, Progress
 from hostwright.gateway.behind import Behind
 from hostwright.gateway.bridge import MAX_QUESTIONS, put_questions
 from hostwright.gateway.catalog import Owned
 from hostwright.gateway.codec import ABSENT, Fields, RpcError
-from hostwright.gateway.link import BaseLink, LinkLostError, Progress
 from hostwright.gateway.request import Request
 from hostwright.telemetry import Span
 from hostwright_kit.errors import HostError
@@ -70,6 +70,25 @@ class Call:
         """Whether errors are results that agents read."""
         return self.request.method == "tools/call"
 
+    # -- for the link ----------------------------------------------------------------------------
+
+    @property
+    def hearer(self) -> object:
+        """A session hears all its log messages, a request that stands alone only its own."""
+        return self.request.session or self.request
+
+    @property
+    def log_level(self) -> str | None:
+        """From which level on."""
+        return self.request.log_level
+
+    def logged(self, params: Raw) -> None:
+        """The server logged this."""
+        if self.request.open and logs.is_wanted(params, self.request.log_level):
+            self.request.outlet.report(self.request, logs.line(params))
+
+    # -- the way there ---------------------------------------------------------------------------
+
     def start(self) -> None:
         """Begin; the request is answered when it is done."""
         self.request.on_cancel = self._cancelled
@@ -107,7 +126,7 @@ class Call:
         request = self.request
         try:
             self._number = link.send(
-                request.method, self._params, request.asker, self._done, self._reports
+                request.method, self._params, request.asker, self._done, self._reports, self
             )
         except (HostError, RpcError) as error:
             self._done(None, error)
@@ -308,7 +327,9 @@ class Call:
 
         link = self._link = await self.behind.link(self.owned.server)
         request = self.request
-        self._number = link.send(request.method, self._params, request.asker, done, self._reports)
+        self._number = link.send(
+            request.method, self._params, request.asker, done, self._reports, self
+        )
         return await waiting
 
 

@@ -16,9 +16,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
+from hostwright.gateway.base_link import Asks, LinkLostError
 from hostwright.gateway.codec import RpcError
 from hostwright.gateway.entries import fault
-from hostwright.gateway.link import Asks, LinkLostError
 from hostwright.views import settle
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from hostwright.gateway.calls import Call
 from hostwright.gateway.catalog import Kind, Owned
 from hostwright.gateway.codec import ABSENT, INVALID_PARAMS, Message, RpcError
 from hostwright.gateway.envelope import meta_of, open_envelope, params_of, progress_token
-from hostwright.gateway.listening import Listening
+from hostwright.gateway.listening import Listener, Listening
+from hostwright.gateway.logs import LEVELS, lowest
 from hostwright.gateway.request import Interrupted, Outlet, Request
 from hostwright.gateway.resources import Resources
 from hostwright.gateway.results import tool_error
@@ -31,9 +32,6 @@ from hostwright_kit.errors import HostError
 # waits less long: one slow server must not keep the others from being seen.
 LIST_SECONDS = 10.0
 FIND_SECONDS = 20.0
-LEVELS = frozenset(
-    ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-)
 LISTS: Mapping[str, Kind] = {
     "tools/list": "tools",
     "resources/list": "resources",
@@ -98,6 +96,7 @@ class Edge:
             outlet=outlet,
             progress=envelope.progress,
             interrupted=interrupted,
+            log_level=envelope.log_level,
         )
         if begin(request):
             _handled(handle, request)
@@ -134,6 +133,7 @@ class Edge:
             session=session,
             progress=progress_token(meta),
             interrupted=interrupted,
+            log_level=session.log_level,
         )
         if session.begin(request):
             _handled(handle, request)
@@ -151,11 +151,14 @@ class Edge:
         self.listening.join(session)
 
     def watch_again(self, session: Session, uris: Iterable[str]) -> None:
-        """Watch for a session what it watched before this daemon was there."""
+        """Watch for a session what it watched before it was away, or before this daemon was."""
+        wanted = list(uris)
+        if not wanted:
+            return
 
         async def later() -> None:
             await self._behind.met(session.view.select(), FIND_SECONDS)
-            for uri in uris:
+            for uri in wanted:
                 await self.resources.watch_for(session, uri)
 
         task = asyncio.ensure_future(later())
@@ -167,6 +170,8 @@ class Edge:
         self.listening.leave(session)
         self.resources.forget(session)
         session.close()
+        if session.log_level is not None:
+            self._levels_changed()
 
     # -- lists -----------------------------------------------------------------------------------
 
@@ -292,7 +297,21 @@ class Edge:
     def _listen(self, request: Request) -> None:
         def listen() -> None:
             listener = self.listening.listen(request)
-            self.resources.watch(listener)
+            if not listener.uris:
+                request.on_cancel = lambda: self.listening.forget(request)
+                listener.acknowledge()
+                return
+            # What is acknowledged is told from then on: the servers must know of it first.
+            watching = asyncio.ensure_future(self._watch(listener))
+            self._waiting.add(watching)
+            watching.add_done_callback(self._waiting.discard)
+
+            def forget() -> None:
+                watching.cancel()
+                self.listening.forget(request)
+                self.resources.forget(listener)
+
+            request.on_cancel = forget
 
         if request.interrupted is None:
             listen()
@@ -300,12 +319,22 @@ class Edge:
             # It was acknowledged by another daemon; here it must be known first who has what.
             self._once_met(request, FIND_SECONDS, listen)
 
+    async def _watch(self, listener: Listener) -> None:
+        await self.resources.watch(listener)
+        if listener.request.open:
+            listener.acknowledge()
+
     def _set_level(self, request: Request) -> None:
-        # Handshake-era clients set a level first thing. Servers log to their own stderr here, so
-        # there is nothing to set; refusing it would only frighten them.
-        if codec.text(request.params.get("level")) not in LEVELS:
-            raise RpcError(INVALID_PARAMS, f"level is one of {', '.join(sorted(LEVELS))}.")
+        level = codec.text(request.params.get("level"))
+        if level not in LEVELS:
+            raise RpcError(INVALID_PARAMS, f"level is one of {', '.join(LEVELS)}.")
+        if request.session is not None:
+            request.session.log_level = level
+            self._levels_changed()
         request.succeed(b"{}")
+
+    def _levels_changed(self) -> None:
+        self._behind.log_from(lowest(one.log_level for one in self.listening.sessions()))
 
     def _subscribe(self, request: Request) -> None:
         uri = _wanted(request, "uri")

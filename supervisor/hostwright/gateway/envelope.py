@@ -22,6 +22,7 @@ from hostwright.gateway.asker import (
     asker,
 )
 from hostwright.gateway.codec import ABSENT, Fields, Message, RpcError
+from hostwright.gateway.logs import LEVELS, LOG_META
 
 UNSUPPORTED_VERSION = -32022
 HEADER_MISMATCH = -32020
@@ -39,6 +40,8 @@ class Envelope(NamedTuple):
     params: Fields
     asker: Asker
     progress: bytes | None
+    log_level: str | None
+    """From which level on it hears log messages."""
 
 
 def params_of(message: Message) -> Fields:
@@ -65,6 +68,15 @@ def progress_token(meta: Fields | None) -> bytes | None:
     if codec.request_id(raw) is None:
         raise RpcError(codec.INVALID_PARAMS, "A progress token is a text or a whole number.")
     return bytes(raw)
+
+
+def _log_level(meta: Fields) -> str | None:
+    raw = meta.get(LOG_META)
+    if raw is None or bytes(raw) == codec.NULL:
+        return None
+    if (level := codec.text(raw)) not in LEVELS:
+        raise RpcError(codec.INVALID_PARAMS, f"{LOG_META} is one of {', '.join(LEVELS)}.")
+    return level
 
 
 def unsupported(requested: str) -> RpcError:
@@ -98,7 +110,7 @@ def open_envelope(
         who = asker(origin, meta.get(CLIENT_META), meta[CAPABILITIES_META])
     except ValueError as error:
         raise RpcError(codec.INVALID_PARAMS, f"params._meta: {error}.") from None
-    return Envelope(params, who, progress)
+    return Envelope(params, who, progress, _log_level(meta))
 
 
 def _check_headers(

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Raw
 
+from hostwright.gateway import logs
 from hostwright.gateway.access import SocketAccess, TcpAccess
+from hostwright.gateway.base_link import Party
 from hostwright.gateway.behind import Behind
 from hostwright.gateway.catalog import Kind
 from hostwright.gateway.connect_front import ConnectSocket, HandedLine
@@ -77,6 +79,8 @@ class Gateway:
         self.resources = Resources(servers)
         self.edge = Edge(servers, self.listening, self.resources)
         self.sessions = HttpSessions(self.edge, self.views, state_dir)
+        self._fronts: list[HttpFront] = []
+        """Those where tokens are shown."""
 
     def _make_views(self) -> dict[str, View]:
         servers = self._servers
@@ -96,6 +100,27 @@ class Gateway:
         for name in touched:
             self.listening.changed(self.views.showing(name), KINDS)
 
+    def tokens_changed(self) -> None:
+        """Tokens see something else, or are worth nothing any more: who is connected is told.
+
+        Streams that were opened with a token of no worth end.
+        """
+        for front in self._fronts:
+            front.recheck()
+        for session in self.listening.sessions():
+            view = self.views.again(session.view, session.client.origin.token)
+            if view is not session.view:
+                before, session.view = session.view, view
+                self.resources.reconsider(session, view)
+                self.listening.tell(session, view.differs(before))
+        for listener in self.listening.listeners():
+            request = listener.request
+            view = self.views.again(request.view, request.asker.origin.token)
+            if view is not request.view:
+                before, request.view = request.view, view
+                self.resources.reconsider(listener, view)
+                self.listening.tell(listener, view.differs(before))
+
     # -- what servers say ------------------------------------------------------------------------
 
     def changed(self, server: str, kinds: Iterable[Kind]) -> None:
@@ -106,9 +131,33 @@ class Gateway:
         """A resource that is watched changed."""
         self.resources.updated(server, params)
 
+    def logged(self, server: str, params: Raw, parties: Sequence[Party]) -> None:
+        """A server of the handshake era logged, and does not say for whom.
+
+        So it is for every session that set a level and sees that server, and for nobody else: a
+        client of the new era asks for what its own request makes the server say.
+        """
+        seen_in = {id(view) for view in self.views.showing(server)}
+        for session in self.listening.sessions():
+            if id(session.view) not in seen_in or not logs.is_wanted(params, session.log_level):
+                continue
+            waiting = [party for party in parties if party.hearer is session]
+            if waiting:
+                waiting[-1].logged(params)
+            else:
+                session.say(logs.line(params))
+
+    def acknowledged(self, server: str, params: Raw) -> None:
+        """A server tells from now on what it was asked to tell."""
+        self.resources.upstream.acknowledged(server, params)
+
+    def is_watched(self, server: str) -> bool:
+        """Whether somebody would hear of a change of its resources now."""
+        return self.resources.is_watched(server)
+
     def restarted(self, server: str) -> None:
         """A server is there again."""
-        self.resources.renew(server)
+        self.resources.upstream.renew(server)
 
     # -- fronts ----------------------------------------------------------------------------------
 
@@ -117,7 +166,9 @@ class Gateway:
     ) -> HttpFront:
         """The front of the port."""
         access = TcpAccess(self.views, tokens, required=required, hosts=hosts)
-        return HttpFront(self.edge, self.views, self.sessions, access, app)
+        front = HttpFront(self.edge, self.views, self.sessions, access, app)
+        self._fronts.append(front)
+        return front
 
     def local(self, app: ASGIApp) -> HttpFront:
         """The front of the unix socket."""

@@ -176,6 +176,14 @@ class HttpConnection(asyncio.Protocol):
         if isinstance(self._current, Exchange) and self._current.streaming:
             self._current.end()
 
+    def recheck(self) -> None:
+        """Who may come in changed: a stream that was opened by somebody who may no longer ends."""
+        running, head = self._current, self._head_now
+        if running is None or head is None or not running.streaming:
+            return
+        if self.front.access.refusal(head, self.hosts_address) is not None:
+            running.end()
+
     def hold(self) -> bool:
         """Take no further request; True once all is answered, and what comes can wait."""
         self._holding = True

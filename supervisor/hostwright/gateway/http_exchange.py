@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hostwright.gateway import codec, mirrored
 from hostwright.gateway.asker import LEGACY, MODERN
+from hostwright.gateway.base_link import CONNECTION_CLOSED
 from hostwright.gateway.codec import ABSENT, BadMessageError, Message, RpcError
 from hostwright.gateway.envelope import (
     HEADER_MISMATCH,
@@ -21,7 +22,6 @@ from hostwright.gateway.envelope import (
     unsupported,
 )
 from hostwright.gateway.http_sessions import HttpSession
-from hostwright.gateway.link import CONNECTION_CLOSED
 from hostwright.gateway.request import Request
 from hostwright.gateway.session import SUBSCRIBING, Session, open_session
 from hostwright.gateway.view import View
@@ -243,6 +243,8 @@ class Exchange:
             self._held = held
             self._open_stream()
             held.listen(self)
+            # While it was away a server that it watches may have gone to sleep.
+            self._front.edge.watch_again(held.session, held.session.subscribed)
 
     def _delete(self) -> None:
         if (held := self._find()) is not None:

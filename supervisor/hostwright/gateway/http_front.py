@@ -64,6 +64,11 @@ class HttpFront:
             return None
         return self.views.resolve(endpoint, head.origin.token, head.query.decode("latin-1"))
 
+    def recheck(self) -> None:
+        """Who may come in changed: end the streams of those who may no longer."""
+        for connection in list(self.connections):
+            connection.recheck()
+
     async def end(self) -> None:
         """Close streams at once, give requests a moment, then close everything."""
         self.ending = True

@@ -82,6 +82,7 @@ class HttpSession:
     def listen(self, stream: Exchange) -> None:
         """A stream was opened."""
         self._streams.append(stream)
+        self.session.hears = True
         while self._unheard:
             stream.event(self._unheard.popleft())
 
@@ -89,6 +90,7 @@ class HttpSession:
         """It was closed."""
         if stream in self._streams:
             self._streams.remove(stream)
+            self.session.hears = self.listening
 
     def close(self) -> None:
         """The session ended."""
@@ -186,6 +188,7 @@ class HttpSessions:
             # From memory only: whoever comes back is found on disk.
             for one in sorted(idle, key=lambda one: one.used)[: MAX_IN_MEMORY // 10]:
                 self._forget(one)
+        held.session.hears = held.listening
         self._open[held.key] = held
 
     def _forget(self, held: HttpSession) -> None:

@@ -13,163 +13,35 @@ no server's deafness may hold up anybody else: nothing here waits.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
-
-import msgspec
-from msgspec import Raw
+from typing import Any
 
 from hostwright.gateway import codec
-from hostwright.gateway.asker import SUPERVISOR, Asker
+from hostwright.gateway.asker import Asker
+from hostwright.gateway.base_link import (
+    BaseLink,
+    Done,
+    LinkLostError,
+    Notified,
+    Party,
+    Progress,
+    busy,
+    rpc_error,
+)
 from hostwright.gateway.codec import ABSENT, Fields, Message, RpcError
 from hostwright.gateway.lines import Lines, TooLong
+from hostwright.gateway.logs import LOG_META, MESSAGE
 from hostwright.gateway.tracing import onward
-from hostwright.keeper.status import Activity
 from hostwright_kit.errors import HostError
 from hostwright_kit.vouching import MAX_MESSAGE_BYTES
 
 logger = logging.getLogger(__name__)
 
-MAX_IN_FLIGHT = 1_000
 # Two of the longest messages: what a server does not read is kept here, not what no server reads.
 MAX_UNREAD_BYTES = 2 * MAX_MESSAGE_BYTES
 READ_BYTES = 1 << 18
-CONNECTION_CLOSED = -32000
-
-Done = Callable[[Raw | None, Exception | None], None]
-"""Called once: with the result, or with why there is none."""
-Progress = Callable[[Fields], None]
-Notified = Callable[[str, Raw], None]
-
-# One count for all links: a late answer to a link that was given up must not be taken for an
-# answer to the next one.
-_ids = itertools.count(1)
-
-
-class LinkLostError(RpcError):
-    """The server ended before it answered; whether the call took effect is not known here."""
-
-    def __init__(self, server: str) -> None:
-        super().__init__(CONNECTION_CLOSED, f"The server {server} ended before it answered.")
-
-
-class Asks(Protocol):
-    """What the catalog needs of a link."""
-
-    server: str
-
-    async def request(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a request of the supervisor's own and return the result."""
-        ...
-
-
-class _Error(msgspec.Struct):
-    code: int
-    message: str
-    data: Raw = ABSENT
-
-
-_error = msgspec.json.Decoder(_Error)
-
-
-class _Pending:
-    """A request that was sent and not answered yet."""
-
-    __slots__ = ("counts", "done", "progress", "seen")
-
-    def __init__(self, done: Done, progress: Progress | None, *, counts: bool) -> None:
-        self.done = done
-        self.progress = progress
-        self.counts = counts
-        self.seen = time.monotonic()
-
-
-class BaseLink:
-    """What links over pipes and links over HTTP have in common."""
-
-    def __init__(self, server: str) -> None:
-        self.server = server
-        self._pending: dict[int, _Pending] = {}
-        self._active = time.monotonic()
-
-    def activity(self) -> Activity:
-        """How busy it is now."""
-        now = time.monotonic()
-        calls = [one.seen for one in self._pending.values() if one.counts]
-        return Activity(
-            in_flight=len(calls),
-            idle_seconds=0 if calls else now - self._active,
-            silent_seconds=now - min(calls) if calls else 0,
-        )
-
-    def _admit(self, done: Done, progress: Progress | None, asker: Asker = SUPERVISOR) -> int:
-        if len(self._pending) >= MAX_IN_FLIGHT:
-            raise _busy(f"{MAX_IN_FLIGHT} calls to {self.server} are running already.")
-        number = next(_ids)
-        # What the supervisor asks on its own is no use of the server.
-        self._pending[number] = _Pending(done, progress, counts=asker is not SUPERVISOR)
-        return number
-
-    def _settle(self, number: int, result: Raw | None, error: Exception | None) -> None:
-        pending = self._pending.pop(number, None)
-        if pending is not None:
-            if pending.counts:
-                self._active = time.monotonic()
-            self._hand_on(pending.done, result, error)
-
-    def _hand_on(self, take: Callable[..., None], *what: object) -> None:
-        try:
-            take(*what)
-        except Exception:
-            # A fault of ours in one caller's affair; the others still wait for their answers.
-            logger.exception("what %s said could not be handed on", self.server)
-
-    def send(
-        self,
-        method: str,
-        params: Fields,
-        asker: Asker,
-        done: Done,
-        progress: Progress | None = None,
-    ) -> int:
-        """Ask; returns what `cancel` takes. Raises when the question cannot be put."""
-        raise NotImplementedError
-
-    def cancel(self, number: int) -> None:
-        """Nobody waits for that answer any longer."""
-        raise NotImplementedError
-
-    async def request(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask as the supervisor; raises `RpcError` when the server refuses or ends."""
-        ready = {key: Raw(codec.encode(one)) for key, one in params.items()}
-        return await self.awaited(
-            lambda done: self.send(method, ready, SUPERVISOR, done), self.cancel
-        )
-
-    async def awaited(
-        self, ask: Callable[[Done], int], cancel: Callable[[int], None]
-    ) -> dict[str, Any]:
-        """The built result of a question, for those who can wait for it."""
-        waiting: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
-
-        def done(result: Raw | None, error: Exception | None) -> None:
-            if waiting.done():
-                return
-            if result is not None:
-                waiting.set_result(result)
-            else:
-                waiting.set_exception(error or LinkLostError(self.server))
-
-        number = ask(done)
-        try:
-            found = codec.value(await waiting)
-        except asyncio.CancelledError:
-            cancel(number)
-            raise
-        return cast("dict[str, Any]", found)
 
 
 class Link(BaseLink):
@@ -219,11 +91,12 @@ class Link(BaseLink):
         asker: Asker,
         done: Done,
         progress: Progress | None = None,
+        party: Party | None = None,
     ) -> int:
         """Ask; returns what `cancel` takes. Raises when the question cannot be put."""
-        number = self._admit(done, progress, asker)
+        number = self._admit(done, progress, asker, party)
         try:
-            body = self._filled(params, asker, number if progress is not None else None)
+            body = self._filled(params, asker, number)
             self.post(number, method, body)
         except BaseException:
             self._pending.pop(number, None)
@@ -257,12 +130,14 @@ class Link(BaseLink):
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def _filled(self, params: Fields, asker: Asker, token: int | None) -> bytes:
+    def _filled(self, params: Fields, asker: Asker, number: int) -> bytes:
         """The params with the envelope of the inner era; what the client sent there is replaced."""
         rest = codec.encode({key: one for key, one in params.items() if key != "_meta"})
         members = [] if self.legacy else [asker.meta(self._link_key)]
-        if token is not None:
-            members.append(b'"progressToken":%d' % token)
+        if self._pending[number].progress is not None:
+            members.append(b'"progressToken":%d' % number)
+        if not self.legacy and (level := self._level_for(number)) is not None:
+            members.append(b'"%b":"%b"' % (LOG_META.encode(), level.encode()))
         if trace := onward(params):
             members.append(trace)
         meta = b",".join(members)
@@ -284,7 +159,7 @@ class Link(BaseLink):
                 code="request_too_large",
             )
         if self._unsent + self._buffered() > MAX_UNREAD_BYTES:
-            raise _busy(f"{self.server} does not read what it is sent.")
+            raise busy(f"{self.server} does not read what it is sent.")
         self._write(line)
 
     def _buffered(self) -> int:
@@ -380,6 +255,8 @@ class Link(BaseLink):
                 pending.seen = time.monotonic()
                 if pending.progress is not None:
                     self._hand_on(pending.progress, report)
+        elif method == MESSAGE and not self.legacy:
+            self._logged(message.params)
         else:
             self._notified(method, message.params)
 
@@ -389,24 +266,3 @@ class Link(BaseLink):
             self._on_lost()
         for number in list(self._pending):
             self._settle(number, None, LinkLostError(self.server))
-
-
-def rpc_error(raw: Raw) -> RpcError:
-    """A server's error object, made to be what the protocol says."""
-    try:
-        found = _error.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        odd = cast("dict[str, Any]", codec.value(raw) or {})
-        code, data = odd.get("code"), odd.get("data")
-        if not isinstance(code, int) or isinstance(code, bool):
-            code = codec.INTERNAL_ERROR
-        return RpcError(
-            code,
-            str(odd.get("message", "")),
-            None if data is None else codec.encode(data),
-        )
-    return RpcError(found.code, found.message, None if found.data is ABSENT else bytes(found.data))
-
-
-def _busy(what: str) -> HostError:
-    return HostError(what, fix="Wait for some of them to end, then try again.", code="busy")

@@ -37,6 +37,8 @@ class Listener:
         }
         uris = wanted.get("resourceSubscriptions") or ()
         self.uris = {str(uri) for uri in cast("list[object]", uris)[:MAX_URIS]}
+        self.hears = True
+        self._early: dict[bytes, None] | None = {}
         self._stamp = b'"%b":%b' % (SUBSCRIPTION_META.encode(), request.id)
 
     def acknowledge(self) -> None:
@@ -44,12 +46,19 @@ class Listener:
         honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in sorted(self.kinds)}
         if self.uris:
             honoured["resourceSubscriptions"] = sorted(self.uris)
+        early, self._early = self._early or {}, None
         self.tell("subscriptions/acknowledged", {"notifications": honoured})
+        for line in early:
+            self.request.outlet.tell(self.request, line)
 
     def tell(self, what: str, params: Mapping[str, Any]) -> None:
         """One message of the stream."""
         body = codec.with_members(codec.encode(params), b'"_meta":{' + self._stamp + b"}")
-        self.request.outlet.tell(self.request, codec.notice(f"notifications/{what}", body))
+        line = codec.notice(f"notifications/{what}", body)
+        if self._early is not None:
+            self._early[line] = None
+        else:
+            self.request.outlet.tell(self.request, line)
 
     def end(self) -> None:
         """Tell the client that the stream ends on purpose."""
@@ -64,7 +73,10 @@ class Listening:
         self._sessions: set[Session] = set()
 
     def listen(self, request: Request) -> Listener:
-        """Serve one `subscriptions/listen`, until it is cancelled or `end` is called."""
+        """Serve one `subscriptions/listen`, until it is forgotten or `end` is called.
+
+        It hears nothing before it is acknowledged, and then what it missed.
+        """
         wanted = codec.value(request.params.get("notifications", codec.ABSENT))
         if not isinstance(wanted, dict) or not _is_filter(cast("dict[str, Any]", wanted)):
             raise RpcError(codec.INVALID_PARAMS, "notifications is an object of what to tell.")
@@ -72,11 +84,10 @@ class Listening:
             raise RpcError(codec.INTERNAL_ERROR, f"{MAX_LISTENERS} clients listen already.")
         listener = Listener(request, cast("dict[str, Any]", wanted))
         self._listeners[request] = listener
-        request.on_cancel = lambda: self._forget(request)
-        listener.acknowledge()
         return listener
 
-    def _forget(self, request: Request) -> None:
+    def forget(self, request: Request) -> None:
+        """It was cancelled."""
         self._listeners.pop(request, None)
 
     def join(self, session: Session) -> None:
@@ -97,21 +108,27 @@ class Listening:
 
     def changed(self, views: Iterable[View], kinds: Iterable[Kind]) -> None:
         """The lists of these kinds changed, as these views show them."""
-        seen_in = {id(view) for view in views}
+        seen_in, told = {id(view) for view in views}, list(kinds)
+        for listener in self.listeners():
+            if id(listener.request.view) in seen_in:
+                self.tell(listener, told)
+        for session in self.sessions():
+            if id(session.view) in seen_in:
+                self.tell(session, told)
+
+    def tell(self, hearer: Session | Listener, kinds: Iterable[Kind]) -> None:
+        """These lists changed for this one."""
         for kind in sorted({CHANGED[kind] for kind in kinds}):
-            for listener in self.listeners():
-                if kind in listener.kinds and id(listener.request.view) in seen_in:
-                    listener.tell(f"{kind}/list_changed", {})
-            line = codec.notice(f"notifications/{kind}/list_changed")
-            for session in self.sessions():
-                if id(session.view) in seen_in:
-                    session.say(line)
+            if isinstance(hearer, Session):
+                hearer.say(codec.notice(f"notifications/{kind}/list_changed"))
+            elif kind in hearer.kinds:
+                hearer.tell(f"{kind}/list_changed", {})
 
     def end(self, which: Callable[[Request], bool] = lambda _: True) -> None:
         """The daemon ends: these streams are told."""
         for listener in self.listeners():
             if which(listener.request):
-                self._forget(listener.request)
+                self.forget(listener.request)
                 listener.end()
 
 

@@ -17,15 +17,25 @@ import httpx2
 import mcp_types as mcp
 from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
+from mcp.client.subscriptions import SubscriptionLost, listen
 from mcp.shared.exceptions import MCPError
 from msgspec import Raw
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostwright.gateway import codec
-from hostwright.gateway.asker import Asker
+from hostwright.gateway.asker import LEGACY, SUBSCRIPTION_META, Asker
+from hostwright.gateway.base_link import BaseLink, Done, LinkLostError, Notified, Party, Progress
 from hostwright.gateway.codec import Fields, RpcError
-from hostwright.gateway.link import BaseLink, Done, LinkLostError, Progress
+from hostwright.gateway.logs import LOG_META, MESSAGE
+from hostwright.gateway.upstream import ACKNOWLEDGED, LISTEN
 from hostwright.keeper.server import Remote
+
+NOTICES = (
+    mcp.ToolListChangedNotification,
+    mcp.PromptListChangedNotification,
+    mcp.ResourceListChangedNotification,
+    mcp.ResourceUpdatedNotification,
+)
 
 
 class _Raw(BaseModel):
@@ -37,11 +47,15 @@ class _Raw(BaseModel):
 class RemoteLink(BaseLink):
     """The same questions as `Link`, put over HTTP."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote, notified: Notified = lambda _method, _params: None) -> None:
         super().__init__(remote.name)
         self.legacy = False
+        """Whether it was initialized in the handshake era."""
+        self._notified = notified
         self._client: Client[Any] = Client(
-            StreamableHttpTransport(remote.url, headers=dict(remote.headers))
+            StreamableHttpTransport(remote.url, headers=dict(remote.headers)),
+            log_handler=self._take_log,
+            message_handler=self._take_notice,
         )
         self._open = AsyncExitStack()
         self._asking: dict[int, asyncio.Task[None]] = {}
@@ -54,6 +68,7 @@ class RemoteLink(BaseLink):
     async def open(self) -> dict[str, Any]:
         """Connect and negotiate; returns what the server declared."""
         await self._open.enter_async_context(self._client)
+        self.legacy = self._client.session.protocol_version in LEGACY
         declared = self._client.session.server_capabilities
         return declared.model_dump(by_alias=True, exclude_none=True) if declared else {}
 
@@ -73,12 +88,15 @@ class RemoteLink(BaseLink):
         asker: Asker,
         done: Done,
         progress: Progress | None = None,
+        party: Party | None = None,
     ) -> int:
         """Ask; returns what `cancel` takes. Raises when the question cannot be put."""
         if not self.alive:
             raise LinkLostError(self.server)
-        number = self._admit(done, progress, asker)
+        number = self._admit(done, progress, asker, party)
         plain = {key: codec.value(raw) for key, raw in params.items() if key != "_meta"}
+        if not self.legacy and (level := self._level_for(number)) is not None:
+            plain["_meta"] = {LOG_META: level}
         task = asyncio.create_task(self._ask(number, method, plain, progress))
         self._asking[number] = task
         task.add_done_callback(lambda _: self._asking.pop(number, None))
@@ -98,6 +116,40 @@ class RemoteLink(BaseLink):
             self._settle(number, None, LinkLostError(self.server))
         await self._open.aclose()
 
+    async def _take_log(self, message: mcp.LoggingMessageNotificationParams) -> None:
+        said = message.model_dump(mode="json", by_alias=True, exclude_none=True)
+        params = Raw(codec.encode(said))
+        if self.legacy:
+            self._notified(MESSAGE, params)
+        else:
+            self._logged(params)
+
+    async def _take_notice(self, message: object) -> None:
+        """What it tells on its own, in either era; the client hands errors over here as well."""
+        if isinstance(message, NOTICES):
+            said = message.model_dump(mode="json", by_alias=True, exclude_none=True)
+            self._notified(message.method, Raw(codec.encode(said.get("params") or {})))
+
+    async def _listen(self, number: int, wanted: Mapping[str, Any]) -> None:
+        """A `subscriptions/listen`: the client knows its id only, the gateway the number only."""
+        asked = mcp.SubscriptionFilter.model_validate(wanted)
+        try:
+            async with listen(
+                self._client.session,
+                tools_list_changed=bool(asked.tools_list_changed),
+                prompts_list_changed=bool(asked.prompts_list_changed),
+                resources_list_changed=bool(asked.resources_list_changed),
+                resource_subscriptions=asked.resource_subscriptions or (),
+            ) as stream:
+                begun = {"_meta": {SUBSCRIPTION_META: number}}
+                self._notified(ACKNOWLEDGED, Raw(codec.encode(begun)))
+                async for _ in stream:
+                    """They come to `_take_notice` as well, which serves both eras."""
+        except SubscriptionLost:
+            self._settle(number, None, LinkLostError(self.server))
+        else:
+            self._settle(number, Raw(b"{}"), None)
+
     async def _ask(
         self, number: int, method: str, params: Mapping[str, Any], told: Progress | None
     ) -> None:
@@ -109,6 +161,9 @@ class RemoteLink(BaseLink):
         # Parametrized: the bare class would keep only the params that it knows, that is none.
         request = mcp.Request[dict[str, Any], str](method=method, params=dict(params))
         try:
+            if method == LISTEN:
+                await self._listen(number, params["notifications"])
+                return
             answer = await self._client.session.send_request(
                 request, _Raw, progress_callback=report if told is not None else None
             )

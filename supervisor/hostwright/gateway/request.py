@@ -60,8 +60,8 @@ class Request:
     """A request that is being worked on."""
 
     __slots__ = (
-        *("asker", "id", "interrupted", "key", "method", "on_cancel", "open", "outlet", "params"),
-        *("progress", "session", "view"),
+        *("asker", "id", "interrupted", "key", "log_level", "method", "on_cancel", "open"),
+        *("outlet", "params", "progress", "session", "view"),
     )
 
     def __init__(
@@ -76,8 +76,13 @@ class Request:
         session: Session | None = None,
         progress: bytes | None = None,
         interrupted: Interrupted | None = None,
+        log_level: str | None = None,
     ) -> None:
-        """`session` is that of a client of the handshake era; `progress` its token, encoded."""
+        """`session` is that of a client of the handshake era; `progress` its token, encoded.
+
+        `log_level`: from which on it is told what its server logs.
+        """
+        self.log_level = log_level
         self.interrupted = interrupted
         self.id = message_id
         self.key = codec.request_id(Raw(message_id))

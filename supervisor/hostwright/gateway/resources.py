@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Iterable
 
 from msgspec import Raw
 
@@ -19,9 +18,10 @@ from hostwright.gateway.behind import Behind
 from hostwright.gateway.calls import Call
 from hostwright.gateway.catalog import Owned
 from hostwright.gateway.codec import ABSENT, INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
-from hostwright.gateway.listening import Listener
+from hostwright.gateway.listening import MAX_URIS, Listener
 from hostwright.gateway.request import Request
 from hostwright.gateway.session import Session
+from hostwright.gateway.upstream import Upstream
 from hostwright.gateway.view import View
 from hostwright_kit.errors import HostError
 
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 NOT_FOUND = (INVALID_PARAMS, -32002)
 """The new era's code, and the one of the handshake era."""
 MAX_WATCHED = 10_000
+MAX_DEPTH = 32
+"""How far above what changed a client may watch and still hear of it."""
+WATCH_SECONDS = 15.0
 NO_COMPLETION = b'{"completion":{"values":[]}}'
 Watcher = Session | Listener
 Place = tuple[str, str]
@@ -41,8 +44,8 @@ class Resources:
 
     def __init__(self, behind: Behind) -> None:
         self._behind = behind
-        self._watched: dict[Place, dict[Watcher, str]] = {}
-        self._working: set[asyncio.Task[None]] = set()
+        self._watched: dict[str, dict[str, dict[Watcher, str]]] = {}
+        self.upstream = Upstream(behind, lambda server: self._watched.get(server, {}), self._missed)
 
     def read(self, request: Request, uri: str) -> None:
         """Ask the servers that may have it, until one has."""
@@ -106,12 +109,15 @@ class Resources:
             data = codec.encode({"uri": uri})
             request.fail(RpcError(NOT_FOUND[1], f"Resource not found: {uri!r}", data))
             return
-        able = [one for one in places if self._can_watch(one[0])]
-        if not able:
+        able = self._able(places)
+        if able is None:
             request.fail(RpcError(METHOD_NOT_FOUND, "Method not found: nothing to subscribe to."))
             return
+        if len(session.subscribed) >= MAX_URIS:
+            request.fail(RpcError(codec.INTERNAL_ERROR, f"{MAX_URIS} resources are watched."))
+            return
         try:
-            await self._watch(able[0], session, uri)
+            await self._watch(able, session, uri)
         except RpcError as error:
             request.fail(error)
         except HostError as error:
@@ -121,15 +127,8 @@ class Resources:
             request.succeed(b"{}")
 
     async def watch_for(self, session: Session, uri: str) -> None:
-        """The same once more for a session that another daemon served, as far as it can be."""
-        able = [one for one in _places(session.view, uri) if self._can_watch(one[0])]
-        if not able:
-            return
-        try:
-            await self._watch(able[0], session, uri)
-        except (RpcError, HostError) as error:
-            logger.info("a subscription was not renewed: %s", error)
-        else:
+        """The same once more for a session that was away, or that another daemon served."""
+        if await self._watched_for(session, session.view, uri):
             session.subscribed.add(uri)
 
     async def unsubscribe(self, request: Request, uri: str) -> None:
@@ -140,73 +139,115 @@ class Resources:
                 self._unwatch(place, session)
         request.succeed(b"{}")
 
-    def watch(self, listener: Listener) -> None:
-        """What a client of the new era wants to hear of; what cannot be watched is never told."""
-        for uri in listener.uris:
-            for place in _places(listener.request.view, uri)[:1]:
-                if self._can_watch(place[0]):
-                    self._run(self._watch(place, listener, uri))
-        ended = listener.request.on_cancel
-
-        def forget() -> None:
-            ended()
-            self.forget(listener)
-
-        listener.request.on_cancel = forget
+    async def watch(self, listener: Listener) -> None:
+        """What a client of the new era wants to hear of; what cannot be watched is left out."""
+        view = listener.request.view
+        work = {
+            uri: asyncio.create_task(self._watched_for(listener, view, uri))
+            for uri in listener.uris
+        }
+        try:
+            await asyncio.wait(work.values(), timeout=WATCH_SECONDS)
+        finally:
+            for task in work.values():
+                task.cancel()
+        listener.uris = {
+            uri
+            for uri, task in work.items()
+            if task.done() and not task.cancelled() and task.result()
+        }
 
     def forget(self, watcher: Watcher) -> None:
         """It hears nothing more."""
-        for place in [place for place, who in self._watched.items() if watcher in who]:
-            self._unwatch(place, watcher)
+        for server, names in list(self._watched.items()):
+            for name in [name for name, who in names.items() if watcher in who]:
+                self._unwatch((server, name), watcher)
+
+    def reconsider(self, watcher: Watcher, view: View) -> None:
+        """Its client sees less than before: it hears no more of the rest."""
+        for server, names in list(self._watched.items()):
+            for name in [name for name, who in names.items() if watcher in who]:
+                shown = names[name][watcher]
+                if (server, name) in _places(view, shown):
+                    continue
+                self._unwatch((server, name), watcher)
+                if isinstance(watcher, Session):
+                    watcher.subscribed.discard(shown)
 
     def updated(self, server: str, params: Raw) -> None:
-        """A server says that a resource changed."""
+        """A server says that a resource changed, or one below a resource."""
         said = codec.fields(params) if codec.first(params) == b"{" else {}
-        name = codec.text(said.get("uri"))
-        if name is None:
+        found = codec.text(said.get("uri"))
+        if found is None:
             return
-        for watcher, shown in list(self._watched.get((server, name), {}).items()):
-            if isinstance(watcher, Session):
-                body = codec.encode({"uri": shown})
-                watcher.say(codec.notice("notifications/resources/updated", body))
-            else:
-                watcher.tell("resources/updated", {"uri": shown})
+        names, name = self._watched.get(server, {}), found
+        for _ in range(MAX_DEPTH):
+            for watcher, shown in list(names.get(name, {}).items()):
+                _tell(watcher, shown + found[len(name) :])
+            name, slash, _ = name.rpartition("/")
+            if not slash:
+                return
 
-    def renew(self, server: str) -> None:
-        """A server was started anew and knows of no subscription."""
-        for place in [place for place in self._watched if place[0] == server]:
-            self._run(self._tell_server("resources/subscribe", place))
+    def _missed(self, server: str) -> None:
+        """What changed for a while, a server did not tell: all that it tells may have."""
+        self._behind.reread(server)
+        for watchers in list(self._watched.get(server, {}).values()):
+            for watcher, shown in list(watchers.items()):
+                _tell(watcher, shown)
 
-    def _can_watch(self, server: str) -> bool:
-        return bool((self._behind.capabilities(server).get("resources") or {}).get("subscribe"))
+    def is_watched(self, server: str) -> bool:
+        """Whether somebody would hear of it now."""
+        return any(
+            watcher.hears
+            for watchers in self._watched.get(server, {}).values()
+            for watcher in watchers
+        )
+
+    def _able(self, places: Iterable[Place]) -> Place | None:
+        """The first whose server tells when a resource changes."""
+        return next((one for one in places if self.upstream.can_watch(one[0])), None)
+
+    async def _watched_for(self, watcher: Watcher, view: View, uri: str) -> bool:
+        if (place := self._able(_places(view, uri))) is None:
+            return False
+        try:
+            await self._watch(place, watcher, uri)
+        except (RpcError, HostError) as error:
+            logger.info("a subscription was not passed on to %s: %s", place[0], error)
+            return False
+        return True
 
     async def _watch(self, place: Place, watcher: Watcher, shown: str) -> None:
-        if place not in self._watched:
-            if len(self._watched) >= MAX_WATCHED:
-                raise RpcError(codec.INTERNAL_ERROR, f"{MAX_WATCHED} resources are watched.")
-            await self._tell_server("resources/subscribe", place)
-        self._watched.setdefault(place, {})[watcher] = shown
+        server, name = place
+        names = self._watched.setdefault(server, {})
+        if name not in names and sum(map(len, self._watched.values())) >= MAX_WATCHED:
+            raise RpcError(codec.INTERNAL_ERROR, f"{MAX_WATCHED} resources are watched.")
+        watchers = names.setdefault(name, {})
+        before = watcher in watchers
+        # First, so that whoever vanishes meanwhile is found and forgotten.
+        watchers[watcher] = shown
+        try:
+            await self.upstream.watch(server, name)
+        except BaseException:
+            if not before:
+                self._unwatch(place, watcher)
+            raise
 
     def _unwatch(self, place: Place, watcher: Watcher) -> None:
-        watchers = self._watched.get(place, {})
+        server, name = place
+        names = self._watched.get(server, {})
+        watchers = names.get(name, {})
         if watchers.pop(watcher, None) is not None and not watchers:
-            del self._watched[place]
-            self._run(self._tell_server("resources/unsubscribe", place))
+            del names[name]
+            self.upstream.unwatch(server, name)
 
-    async def _tell_server(self, method: str, place: Place) -> None:
-        link = await self._behind.link(place[0])
-        await link.request(method, {"uri": place[1]})
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        async def logged() -> None:
-            try:
-                await work
-            except (RpcError, HostError) as error:
-                logger.info("a subscription was not passed on: %s", error)
-
-        task = asyncio.create_task(logged())
-        self._working.add(task)
-        task.add_done_callback(self._working.discard)
+def _tell(watcher: Watcher, shown: str) -> None:
+    if isinstance(watcher, Session):
+        body = codec.encode({"uri": shown})
+        watcher.say(codec.notice("notifications/resources/updated", body))
+    else:
+        watcher.tell("resources/updated", {"uri": shown})
 
 
 def _places(view: View, uri: str) -> list[Place]:

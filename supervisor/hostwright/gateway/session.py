@@ -39,7 +39,11 @@ class Session:
         self.version = version
         self.say = say
         self.initialized = False
+        self.log_level: str | None = None
+        """From which level on it hears log messages."""
         self.requests: dict[str | int | None, Request] = {}
+        self.hears = True
+        """Whether what it is told arrives now, rather than when it comes back."""
         self.subscribed: set[str] = set()
         """Resources, by the names that the client knows them by."""
         self._asked: dict[int, asyncio.Future[Raw]] = {}

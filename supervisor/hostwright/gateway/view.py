@@ -26,6 +26,7 @@ from hostwright_kit.token_rules import Mode, TokenRules
 
 ALL = "*"
 """The name of the endpoint that offers every server."""
+KINDS: tuple[Kind, ...] = ("tools", "resources", "resourceTemplates", "prompts")
 PAGE_SIZE = 200
 MAX_CURSOR_DIGITS = 9
 MAX_REMEMBERED = 200
@@ -55,6 +56,10 @@ class View:
         self.catalog = catalog
         self.select = select
         self.mode: Mode = mode
+        self.endpoint = ALL
+        """By what name it is asked for."""
+        self.searching = False
+        """Whether its client asked for the search, whatever the rules say."""
         self._rules = rules
         self._about = about
         self._tools: views.View[Owned] | None = None
@@ -126,6 +131,16 @@ class View:
         owned = self.catalog.owner(kind, shown, self.select())
         return owned if owned is not None and self._rules.sees_server(owned.server) else None
 
+    def differs(self, other: View) -> list[Kind]:
+        """The lists that are not the same in the two."""
+        # What is seen is found by name, so `tools` differ where the search finds others, too.
+        return [
+            kind
+            for kind in KINDS
+            if self._entries(kind) != other._entries(kind)
+            or (kind == "tools" and list(self.tools.items()) != list(other.tools.items()))
+        ]
+
     def listing(self, kind: Kind) -> list[Owned]:
         """All entries of one kind, under the catalog's names."""
         items = self.catalog.listing(kind, self.select())
@@ -168,10 +183,12 @@ class Views:
         rules_of: Callable[[str | None], TokenRules] = lambda _: EVERYTHING,
     ) -> None:
         """`rules_of` says what the holder of a token may see."""
-        self._views = dict(views)
+        self._views: dict[str, View] = {}
+        for name, view in views.items():
+            self.add(name, view)
         self._rules_of = rules_of
         # Sessions keep theirs alive, and the latest ones live on for requests that stand alone.
-        self._restricted: WeakValueDictionary[tuple[str, str, Mode], View] = WeakValueDictionary()
+        self._restricted: WeakValueDictionary[tuple[str, str, bool], View] = WeakValueDictionary()
         self._latest: deque[View] = deque(maxlen=MAX_REMEMBERED)
 
     def names(self) -> list[str]:
@@ -183,21 +200,29 @@ class Views:
         base = self._views.get(endpoint)
         if base is None:
             return None
+        searching = bool(query) and "search" in parse_qs(query).get("tools", ())
+        return self._of(base, token, searching=searching)
+
+    def again(self, view: View, token: str | None) -> View:
+        """What the client that got `view` would get now; the same one, if nothing changed."""
+        return self._of(self._views[view.endpoint], token, searching=view.searching)
+
+    def _of(self, base: View, token: str | None, *, searching: bool) -> View:
         rules = self._rules_of(token)
-        mode: Mode = rules.mode
-        if query and "search" in parse_qs(query).get("tools", ()):
-            mode = "search"
+        mode: Mode = "search" if searching else rules.mode
         if rules is EVERYTHING and mode == "full":
             return base
-        key = (endpoint, "" if rules is EVERYTHING else rules.model_dump_json(), mode)
+        key = (base.endpoint, "" if rules is EVERYTHING else rules.model_dump_json(), searching)
         found = self._restricted.get(key)
         if found is None:
             found = self._restricted[key] = base.restricted(rules, mode)
+            found.endpoint, found.searching = base.endpoint, searching
             self._latest.append(found)
         return found
 
     def add(self, name: str, view: View) -> None:
         """A server came; the endpoint of one that went stays, and offers nothing."""
+        view.endpoint = name
         self._views.setdefault(name, view)
 
     def showing(self, server: str) -> list[View]:

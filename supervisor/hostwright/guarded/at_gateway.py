@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from msgspec import Raw
 
 from hostwright.gateway import codec
+from hostwright.gateway.base_link import LinkLostError
 from hostwright.gateway.bridge import ANSWER_SECONDS, ELICIT
 from hostwright.gateway.codec import ABSENT, Fields
-from hostwright.gateway.link import LinkLostError
 from hostwright.guarded.pipeline import Client, Forward, Reply, ThirdPartyCall
 from hostwright.policing import Policing
 from hostwright_kit.caller import Caller

@@ -1,7 +1,8 @@
 """When a server may go to sleep: nothing runs, and nobody has wanted anything for long enough.
 
 The decision and the change of state are one step of the event loop; who comes a moment later finds
-a server that is going to sleep, and wakes it. The keeper's own checks are no use of it.
+a server that is going to sleep, and wakes it. The keeper's own checks are no use of it. While
+somebody watches a resource of it a server stays awake: asleep it would not tell.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ class Idle:
         busy = self._activity(server.manifest.name)
         now = time.monotonic()
         idle = min(busy.idle_seconds, now - max(self._touched, server.ready_at or now))
-        if server.state is State.READY and not busy.in_flight and idle >= after:
+        needed = bool(busy.in_flight) or busy.watched
+        if server.state is State.READY and not needed and idle >= after:
             self._sleep(f"idle for {idle:.0f} s; the next call wakes it")
         else:
             # A call that runs now can be followed by sleep at the earliest in a whole period.
-            self._set(after if busy.in_flight or idle >= after else after - idle)
+            self._set(after if needed or idle >= after else after - idle)

@@ -19,6 +19,9 @@ class Activity(BaseModel, frozen=True):
     """
 
     in_flight: int = Field(default=0, description="Calls that were sent and not yet answered.")
+    watched: bool = Field(
+        default=False, description="Somebody waits to hear of changes: it does not sleep meanwhile."
+    )
     idle_seconds: float = Field(default=0, description="Since a call was last sent or answered.")
     silent_seconds: float = Field(
         default=0,
