@@ -103,8 +103,8 @@ async def _compared(
 
 
 def _calling(tool: str) -> Act:
-    async def act(client: Client) -> object:
-        return await call_tool(client, tool, {"text": "some text"})
+    async def act(client: Client) -> None:
+        await call_tool(client, tool, {"text": "some text"})
 
     return act
 

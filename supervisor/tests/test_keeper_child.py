@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hostwright.keeper import processes
+from hostwright.keeper import inherited, processes
 from hostwright.keeper.child import MAX_LINE_BYTES, Child, Launch
 from hostwright.keeper.logs import ServerLog, tail
 from hostwright.keeper.processes import Family
@@ -65,7 +65,7 @@ async def start(
             {"name": "x", "argv": (sys.executable, "-c", textwrap.dedent(source)), "env": env}
             | extra
         )
-        what = what.model_copy(update={"env": {**what.env, processes.MARK: what.mark}})
+        what = what.model_copy(update={"env": {**what.env, inherited.MARK: what.mark}})
         child = await Child.start(what, log, use_pidfd=linux)
         children.append(child)
         return child
@@ -245,7 +245,7 @@ async def test_one_that_emptied_its_environment_too_is_known_from_an_earlier_loo
 
 async def test_foreign_processes_are_never_members() -> None:
     foreign = subprocess.Popen(
-        ["sleep", "600"], env={**os.environ, processes.MARK: "another"}, start_new_session=True
+        ["sleep", "600"], env={**os.environ, inherited.MARK: "another"}, start_new_session=True
     )
     try:
         while processes.mark_of(foreign.pid) is None:  # noqa: ASYNC110

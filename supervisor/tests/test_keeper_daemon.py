@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hostwright.keeper import processes
+from hostwright.keeper import inherited, processes
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.pidfile import DaemonLock, daemon_pid
 from hostwright.keeper.processes import ProcessId
@@ -184,7 +184,7 @@ async def test_a_record_with_a_reused_pid_never_touches_the_foreign_process(
 ) -> None:
     foreign = subprocess.Popen(["sleep", "600"], start_new_session=True)
     marked = subprocess.Popen(
-        ["sleep", "600"], start_new_session=True, env={**os.environ, processes.MARK: "other-mark"}
+        ["sleep", "600"], start_new_session=True, env={**os.environ, inherited.MARK: "other-mark"}
     )
     try:
         (tmp_path / "run").mkdir(mode=0o700)
@@ -208,7 +208,7 @@ async def test_a_record_with_a_reused_pid_never_touches_the_foreign_process(
 
 
 async def test_a_record_of_another_boot_is_forgotten(tmp_path: Path) -> None:
-    process = subprocess.Popen(["sleep", "600"], env={processes.MARK: "m"}, start_new_session=True)
+    process = subprocess.Popen(["sleep", "600"], env={inherited.MARK: "m"}, start_new_session=True)
     try:
         now = processes.identity(process.pid)
         (tmp_path / "run").mkdir(mode=0o700)
@@ -227,7 +227,7 @@ async def test_a_started_process_whose_pid_was_never_written_is_found_by_its_mar
 ) -> None:
     (tmp_path / "run").mkdir(mode=0o700)
     await Records(tmp_path / "run").begin("only-a-mark", "server")
-    process = subprocess.Popen(["sleep", "600"], env={processes.MARK: "only-a-mark"})
+    process = subprocess.Popen(["sleep", "600"], env={inherited.MARK: "only-a-mark"})
     survivors = await open_and_close(tmp_path)
     assert (survivors.servers, survivors.ended) == (("server",), 1)
     wait_gone(process.pid)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from hostwright.keeper import processes
+from hostwright.keeper import inherited, processes
 from hostwright.keeper.child import Child
 from hostwright.keeper.records import Records
 from hostwright.manifest import Fork
@@ -53,7 +53,7 @@ def zygotes() -> set[int]:
 
 def environment(env: Mapping[str, str], child: Child) -> dict[str, str]:
     """What a server must see; Python itself adds the last one where no locale is set."""
-    whole = {**env, processes.MARK: child.family.mark, "LC_CTYPE": "C.UTF-8"}
+    whole = {**env, inherited.MARK: child.family.mark, "LC_CTYPE": "C.UTF-8"}
     return {name: ascii(value) for name, value in whole.items()}
 
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from hostwright.keeper import processes
+from hostwright.keeper import inherited, processes
 from hostwright.keeper.child import Child, Launch
 from hostwright.keeper.logs import ServerLog
 from hostwright.keeper.records import Records
@@ -115,7 +115,7 @@ class World:
             "fork": Fork(kind="file", target=f"{file}:mcp"),
         }
         what = Launch.model_validate(fields | changes)
-        return what.model_copy(update={"env": {**what.env, processes.MARK: what.mark}})
+        return what.model_copy(update={"env": {**what.env, inherited.MARK: what.mark}})
 
     async def start(self, what: Launch) -> Child:
         """Start it as the keeper does."""
