@@ -148,7 +148,7 @@ def test_an_act_waits_for_the_owner_and_runs_once(world: World, running: DaemonS
 
 def test_tools_and_call_print_what_agents_see(world: World, running: DaemonStatus) -> None:
     listed = world.json("tools", "system")
-    assert len(listed) == running.servers[0].tools
+    assert len(listed) == next(one.tools for one in running.servers if one.name == "system")
     names = {tool["name"] for tool in world.json("tools")}
     assert names >= {tool["name"] for tool in listed} | {"mcp_servers"}
     found = world.json("call", "system", "system_query", "kind=ports", "limit=1")
