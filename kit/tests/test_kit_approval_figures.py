@@ -105,7 +105,7 @@ ARGUMENTS: dict[str, Any] = {
 CALLER = Caller(client="agent", version="1", uid=1000, transport="stdio", token=None)
 
 
-def grave(caller: Caller = CALLER, folder: str = "/work", **changed: Any) -> Call:
+def grave(caller: Caller = CALLER, folder: str = "/yard", **changed: Any) -> Call:
     made: dict[str, Any] = {
         "caller": caller,
         "server": "system",
@@ -172,12 +172,12 @@ def altered() -> Iterator[Call]:
         yield grave(CALLER.model_copy(update=change))
     for folder in (
         "/",
-        "/work/",
-        "/work/.",
+        "/yard/",
+        "/yard/.",
         "/Work",
-        "/work/x",
+        "/yard/x",
         "",
-        "/work ",
+        "/yard ",
         "/wоrk",
         "(deleted)",
     ):

@@ -21,7 +21,7 @@ from hostwright_kit.policy_arguments import ArgumentPath, Condition
 ALLOW = Rule(effect="allow")
 
 
-def subject(folder: str = "/work", **arguments: Any) -> Subject:
+def subject(folder: str = "/yard", **arguments: Any) -> Subject:
     return Subject(
         caller_names=("agent",),
         server="s",
@@ -72,11 +72,11 @@ PATH_TRICKS: dict[str, Callable[[str], str]] = {
     "dots": lambda path: path.replace("/", "/./"),
     "up and down": lambda path: f"/usr/..{path}",
     "below and up": lambda path: f"{path}/x/../",
-    "relative": lambda path: os.path.relpath(path, "/work"),
+    "relative": lambda path: os.path.relpath(path, "/yard"),
     "trailing": lambda path: f"{path}/",
     "percent": quote,
     "percent all": percent,
-    "percent dots": lambda path: f"/work/%2e%2e{path}",
+    "percent dots": lambda path: f"/yard/%2e%2e{path}",
     "percent slashes": lambda path: path.replace("/", "%2F"),
     "twice": lambda path: percent(percent(path)),
     "backslashes": lambda path: path.replace("/", "\\"),
