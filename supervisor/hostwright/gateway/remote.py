@@ -44,6 +44,17 @@ class _Raw(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class _Client(Client[Any]):
+    """FastMCP's client, but for the log messages that it asks for with each request.
+
+    Nobody could tell whose they are: the gateway asks for one client at a time.
+    """
+
+    def __init__(self, transport: StreamableHttpTransport, **more: Any) -> None:
+        super().__init__(transport, **more)
+        self._session_kwargs["log_level"] = None
+
+
 class RemoteLink(BaseLink):
     """The same questions as `Link`, put over HTTP."""
 
@@ -52,7 +63,7 @@ class RemoteLink(BaseLink):
         self.legacy = False
         """Whether it was initialized in the handshake era."""
         self._notified = notified
-        self._client: Client[Any] = Client(
+        self._client = _Client(
             StreamableHttpTransport(remote.url, headers=dict(remote.headers)),
             log_handler=self._take_log,
             message_handler=self._take_notice,
