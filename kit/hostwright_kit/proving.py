@@ -3,7 +3,6 @@
 That an entry is in it: a proof of inclusion under a signed checkpoint, in the format of
 c2sp.org/tlog-proof, with the entry itself as the extra data. That nothing of an older ledger was
 changed or taken away: a proof of consistency between two checkpoints, in the same manner.
-`offline_audit.py` reads both and checks them.
 """
 
 from __future__ import annotations
@@ -85,8 +84,7 @@ def prove(path: Path, entry: str, verifier: Verifier) -> Inclusion:
         if note is None:
             raise HostError(
                 f"No checkpoint covers entry {seq} yet.",
-                fix="Wait for the next one ([ledger] checkpoint_seconds), or sign one now: "
-                "`hostwright audit checkpoint`.",
+                fix="Wait for the next one ([ledger] checkpoint_seconds), then try again.",
                 code="not_covered",
             )
         checkpoint = _opened(note, verifier)
@@ -120,7 +118,7 @@ def prove_consistency(path: Path, old: str, verifier: Verifier) -> Consistency:
         if row is None:
             raise HostError(
                 "The ledger has no checkpoint yet.",
-                fix="Sign one now: `hostwright audit checkpoint`.",
+                fix="Wait for the first one ([ledger] checkpoint_seconds), then try again.",
                 code="not_covered",
             )
         new = str(row[0])
