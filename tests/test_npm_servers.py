@@ -28,8 +28,6 @@ from mcp.client.subscriptions import Subscription, listen
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ServerEvent
 
-from hostwright.manifest import Manifest
-
 from .daemon_harness import (
     MODERN,
     Daemon,
@@ -50,19 +48,12 @@ EVERYTHING = ("everything", "everything-http")
 ALLOWED = "shared"
 # What these servers know of a client they are told once, in `initialize`, and what they ask is not
 # tied to a call: where the client matters each one gets a server of its own.
-PER_CLIENT = 'session = "per-client"' if "session" in Manifest.model_fields else ""
+PER_CLIENT = 'session = "per-client"'
 WAIT_SECONDS = 20.0
-# Where the wait is for what does not come yet.
-GAP_SECONDS = WAIT_SECONDS if PER_CLIENT else 2.0
 pytestmark = pytest.mark.clients
 
 every_way = pytest.mark.parametrize(("way", "era"), WAYS, ids=[f"{w}-{e}" for w, e in WAYS])
 both = pytest.mark.parametrize("server", EVERYTHING)
-
-
-def not_yet(reason: str) -> pytest.MarkDecorator:
-    """For what the gateway does not carry yet; the mark must go when it does."""
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 def entry(folder: str) -> list[str]:
@@ -180,7 +171,7 @@ async def offered(client: Client[Any], tool: str) -> None:
     async def look() -> bool:
         return tool in {one.name for one in await client.list_tools()}
 
-    await eventually(look, f"the tool {tool} is offered", seconds=GAP_SECONDS)
+    await eventually(look, f"the tool {tool} is offered")
 
 
 # -- server-everything -------------------------------------------------------------------------
@@ -285,7 +276,6 @@ async def test_lists_change(npm: Daemon, key: str, server: str, way: Way, era: E
 
 @both
 @every_way
-@not_yet("the gateway declares no capabilities to servers of the handshake era")
 async def test_elicitation(npm: Daemon, key: str, server: str, way: Way, era: Era) -> None:
     asked: list[str] = []
 
@@ -312,7 +302,6 @@ async def test_elicitation(npm: Daemon, key: str, server: str, way: Way, era: Er
 
 @both
 @every_way
-@not_yet("the gateway declares no capabilities to servers of the handshake era")
 async def test_sampling(npm: Daemon, key: str, server: str, way: Way, era: Era) -> None:
     async def sample(messages: list[mcp.SamplingMessage], *_: Any) -> str:
         return f"the model of {way} {era} heard {messages[0].content.text}"  # type: ignore[union-attr]
@@ -327,7 +316,6 @@ async def test_sampling(npm: Daemon, key: str, server: str, way: Way, era: Era) 
 
 @both
 @every_way
-@not_yet("the gateway declares no capabilities to servers of the handshake era")
 async def test_roots(npm: Daemon, key: str, server: str, way: Way, era: Era) -> None:
     more: dict[str, Any] = {"roots": [f"file:///srv/{way}-{era}"]}
     async with npm.client(way, era, server=server, token=key, **more) as client:
@@ -378,7 +366,7 @@ async def test_log_messages(npm: Daemon, key: str, server: str, way: Way) -> Non
         await client.set_logging_level("debug")
         await client.call_tool("toggle-simulated-logging", {})
         try:
-            await until(lambda: logged, "a log message", seconds=GAP_SECONDS)
+            await until(lambda: logged, "a log message")
         finally:
             await client.call_tool("toggle-simulated-logging", {})
     assert "message" in str(logged[0].data)
@@ -393,7 +381,8 @@ async def test_log_messages_that_nobody_asked_for_do_not_come(
     async def note(message: Any) -> None:
         logged.append(message)
 
-    async with npm.client("http", MODERN, server=server, token=key, log_handler=note) as client:
+    # In the new era this client asks for log messages with every request.
+    async with npm.client("http", "legacy", server=server, token=key, log_handler=note) as client:
         await client.call_tool("toggle-simulated-logging", {})
         await client.call_tool("echo", {"message": "between"})
         await client.call_tool("toggle-simulated-logging", {})
@@ -423,7 +412,6 @@ async def test_files(npm: Daemon, npm_home: Installation, key: str, way: Way, er
 
 
 @every_way
-@not_yet("the gateway declares no capabilities to servers of the handshake era")
 async def test_the_folders_of_one_client_are_not_those_of_another(
     npm: Daemon, npm_home: Installation, key: str, way: Way, era: Era
 ) -> None:
@@ -434,6 +422,8 @@ async def test_the_folders_of_one_client_are_not_those_of_another(
 
     async def one(folder: Path, other: Path) -> None:
         more: dict[str, Any] = {"roots": [folder.as_uri()]}
+        # Over HTTP in the new era it is by token, name and version that one is told from another.
+        more["name"] = folder.name
         async with npm.client(way, era, server="rooted", token=key, **more) as client:
             path = folder / "mine.txt"
 
@@ -443,9 +433,7 @@ async def test_the_folders_of_one_client_are_not_those_of_another(
                 return not result.is_error
 
             # It asks for the roots after the handshake.
-            await eventually(
-                lambda: write(path), "the client's own folder may be written", seconds=GAP_SECONDS
-            )
+            await eventually(lambda: write(path), "the client's own folder may be written")
             assert path.read_text() == "mine"
             assert not await write(other / "theirs.txt")
 

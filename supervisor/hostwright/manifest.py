@@ -159,6 +159,11 @@ class Manifest(BaseModel):
     era: Literal["auto", "modern", "legacy"] = Field(
         default="auto", description="Protocol revision: 2026-07-28, or the ones with initialize."
     )
+    session: Literal["shared", "per-client"] = Field(
+        default="shared",
+        description="per-client: each client gets a session of its own, over stdio a process; for "
+        "servers that keep something for their client or ask it. Not for entry_point.",
+    )
     health: HealthRules = HealthRules()
     restart: RestartRules = RestartRules()
     start_timeout_seconds: float = Field(
@@ -278,6 +283,11 @@ class Manifest(BaseModel):
             )
         if self.entry_point is not None and self.guard != GuardRules():
             raise ValueError("guard is for third-party servers; our own declare what they do")
+        if self.entry_point is not None and self.session != "shared":
+            raise ValueError(
+                'session = "per-client" is for third-party servers; our own keep nothing for a '
+                "client, and serve all with one process"
+            )
         if twice := self.env.keys() & self.secrets.keys():
             raise ValueError(f"{', '.join(sorted(twice))} stands in env and in secrets")
         return self

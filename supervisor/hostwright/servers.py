@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -20,17 +20,23 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from msgspec import Raw
 
 from hostwright.canary import sing
+from hostwright.client_sessions import LIST_CHANGED, RESOURCE_UPDATED, ClientSessions, Tells
 from hostwright.gateway.base_link import BaseLink, Notified, Party
 from hostwright.gateway.behind import Events, Guard
 from hostwright.gateway.calls import Call
 from hostwright.gateway.catalog import Catalog, Kind
 from hostwright.gateway.codec import RpcError
+from hostwright.gateway.held import HeldCalls
 from hostwright.gateway.link import Link
 from hostwright.gateway.logs import MESSAGE, SET_LEVEL
 from hostwright.gateway.lost import explain
 from hostwright.gateway.opening import open_link
+from hostwright.gateway.peer import Peer
+from hostwright.gateway.questions import Whom
+from hostwright.gateway.request import Request
+from hostwright.gateway.session import Session
 from hostwright.gateway.upstream import ACKNOWLEDGED
-from hostwright.keeper.child import Child
+from hostwright.gateway.view import View
 from hostwright.keeper.keeper import Keeper
 from hostwright.keeper.machine import State
 from hostwright.keeper.server import Remote, Target
@@ -49,15 +55,7 @@ logger = logging.getLogger(__name__)
 AnyLink: TypeAlias = "Link | RemoteLink"
 READY_SECONDS = 20.0
 LOOK_SECONDS = 0.005
-LIST_CHANGED: Mapping[str, tuple[Kind, ...]] = {
-    "notifications/tools/list_changed": ("tools",),
-    "notifications/resources/list_changed": ("resources", "resourceTemplates"),
-    "notifications/prompts/list_changed": ("prompts",),
-}
 KINDS: tuple[Kind, ...] = tuple(kind for kinds in LIST_CHANGED.values() for kind in kinds)
-
-
-RESOURCE_UPDATED = "notifications/resources/updated"
 
 
 class Connected:
@@ -69,31 +67,15 @@ class Connected:
         self.capabilities = capabilities
 
 
-class Watches(Protocol):
+class Watches(Tells, Protocol):
     """Who is told of what servers say on their own."""
-
-    def changed(self, server: str, kinds: Iterable[Kind]) -> None:
-        """Lists of a server changed."""
-        ...
-
-    def updated(self, server: str, params: Raw) -> None:
-        """A resource that is watched changed."""
-        ...
 
     def logged(self, server: str, params: Raw, parties: Sequence[Party]) -> None:
         """A server of the handshake era logged; `parties` are those that wait for it."""
         ...
 
-    def acknowledged(self, server: str, params: Raw) -> None:
-        """A server of the new era says that it has begun to tell changes."""
-        ...
-
     def is_watched(self, server: str) -> bool:
         """Whether somebody waits for changes of its resources."""
-        ...
-
-    def restarted(self, server: str) -> None:
-        """A server is there again, and knows nothing of what was asked of it before."""
         ...
 
 
@@ -117,6 +99,14 @@ class Servers:
         self._manifests: dict[str, Manifest] = {}
         self._names: tuple[str, ...] = ()
         self.catalog = Catalog(self.is_ours, self._may_offer, self._renames)
+        self.held = HeldCalls()
+        self.sessions = ClientSessions(
+            self.catalog,
+            self._link_for,
+            self._open,
+            keeper=lambda: self.keeper,
+            tells=lambda: self.watches,
+        )
         self.adopt(manifests)
         self._connected: dict[str, Connected] = {}
         self._opening: dict[str, tuple[Target, AnyLink]] = {}
@@ -134,26 +124,44 @@ class Servers:
         self._manifests = {manifest.name: manifest for manifest in ours_first}
         self._names = tuple(self._manifests)
         self.catalog.reconsider()
+        self.sessions.adopt(manifests)
 
     def names(self) -> Sequence[str]:
         """Every server that may be offered: ours, then third-party ones."""
         return self._names
 
-    def ready(self, server: str) -> AnyLink | None:
-        """The open link of a server, if it is there now."""
+    def ready(self, server: str, client: Request | Peer | None) -> AnyLink | None:
+        """The open link of a server for this client, if it is there now."""
+        if client is not None and self.sessions.serves(server):
+            peer = client if isinstance(client, Peer) else client.peer
+            if isinstance(client, Request):
+                self.sessions.logged_from(server, peer, client.log_level)
+            return self.sessions.ready(server, peer)
+        return self._ready(server)
+
+    def _ready(self, server: str) -> AnyLink | None:
         connected = self._connected.get(server)
         if connected is not None and connected.link.alive and self._is_current(connected):
             return connected.link
         return None
 
-    async def link(self, server: str) -> BaseLink:
-        """The open link; waits, bounded, while the server starts or restarts."""
+    async def link(self, server: str, client: Request | Peer | None = None) -> BaseLink:
+        """The open link; waits, bounded, while the server starts or restarts.
+
+        `client`: for whom, where each client has a session of its own; None: for nobody.
+        """
+        if client is not None and self.sessions.serves(server):
+            peer = client if isinstance(client, Peer) else client.peer
+            link = await self.sessions.link(server, peer)
+            if isinstance(client, Request):
+                self.sessions.logged_from(server, peer, client.log_level)
+            return link
         if self.keeper is None:
             raise RuntimeError("links are asked for before the keeper exists")
         deadline = time.monotonic() + READY_SECONDS
         pause = LOOK_SECONDS
         while (remaining := deadline - time.monotonic()) > 0:
-            if (link := self.ready(server)) is not None:
+            if (link := self._ready(server)) is not None:
                 return link
             connected = self._connected.get(server)
             await self.keeper.wait_ready(server, timeout_seconds=remaining)
@@ -173,15 +181,38 @@ class Servers:
         """How busy a server is."""
         connected = self._connected.get(server)
         # Without a link nothing is known.
-        found = connected.link.activity() if connected is not None else Activity()
+        own = connected.link.activity() if connected is not None else Activity()
+        if others := self.sessions.activity(server):
+            every = (own, *others)
+            own = Activity(
+                in_flight=sum(one.in_flight for one in every),
+                idle_seconds=min(one.idle_seconds for one in every),
+                silent_seconds=max(one.silent_seconds for one in every),
+            )
         if self.watches is not None and self.watches.is_watched(server):
-            return found.model_copy(update={"watched": True})
-        return found
+            return own.model_copy(update={"watched": True})
+        return own
 
     def capabilities(self, server: str) -> Mapping[str, Any]:
         """What a server declared when it was last met."""
         connected = self._connected.get(server)
         return connected.capabilities if connected is not None else {}
+
+    def peer_at(self, server: str, client: Request | Session) -> Peer | None:
+        """Who has a session of its own at a server; None: all share one."""
+        return client.peer if self.sessions.serves(server) else None
+
+    def seen(self, client: Request | Session) -> View:
+        """What a client sees, with what its own sessions offer."""
+        return self.sessions.view(client.peer, client.view) if self.sessions.any else client.view
+
+    def gone(self, connection: object) -> None:
+        """A session of the handshake era or a connection over lines ended."""
+        self.sessions.gone(connection)
+
+    def roots_changed(self, session: Session) -> None:
+        """A client's folders are others now."""
+        self.sessions.roots_changed(session)
 
     def log_from(self, level: str | None) -> None:
         """From which level on somebody hears what servers of the handshake era log."""
@@ -276,6 +307,7 @@ class Servers:
 
     async def close(self) -> None:
         """Drop every link."""
+        await self.sessions.close()
         for task in self._refreshing:
             task.cancel()
         for connected in self._connected.values():
@@ -314,32 +346,42 @@ class Servers:
         self._opening[target.name] = (target, link)
         return link
 
-    def _open(self, link: AnyLink) -> Awaitable[Mapping[str, Any]]:
+    async def _open(self, link: AnyLink) -> Mapping[str, Any]:
         if not isinstance(link, Link):
-            return link.open()
+            return await link.open()
         manifest = self._manifests[link.server]
-        return open_link(link, "modern" if manifest.entry_point else manifest.era)
+        return await open_link(link, "modern" if manifest.entry_point else manifest.era)
 
     def _link_to(self, target: Target) -> AnyLink:
+        name = target.name
+        # Where each client has a session of its own, this one is nobody's.
+        whom = "nobody" if self.sessions.serves(name) else "whoever calls"
+        return self._link_for(
+            target, lambda method, params: self._on_notified(name, method, params), whom
+        )
+
+    def _link_for(
+        self,
+        target: Target,
+        notified: Notified,
+        whom: Whom,
+        lost: Callable[[], None] = lambda: None,
+    ) -> AnyLink:
         if isinstance(target, Remote):
             # Brings a whole MCP client along, and few suites have a remote server.
             from hostwright.gateway.remote import RemoteLink  # noqa: PLC0415
 
-            return RemoteLink(target, self._listener(target.name))
-        return self._over_pipes(target, self._manifests[target.name])
-
-    def _over_pipes(self, child: Child, manifest: Manifest) -> Link:
-        name = child.name
+            return RemoteLink(target, notified, whom)
+        ours = self._manifests[target.name].entry_point is not None
         return Link(
-            name,
-            child.stdout,
-            child.stdin,
-            link_key=self._keys.get(name) if manifest.entry_point else None,
-            notified=self._listener(name),
+            target.name,
+            target.stdout,
+            target.stdin,
+            link_key=self._keys.get(target.name) if ours else None,
+            notified=notified,
+            lost=lost,
+            whom=whom,
         )
-
-    def _listener(self, server: str) -> Notified:
-        return lambda method, params: self._on_notified(server, method, params)
 
     def _tell_changed(self, server: str, kinds: frozenset[Kind]) -> None:
         if kinds and self.watches is not None:
@@ -358,9 +400,12 @@ class Servers:
         if kinds is not None:
             self._run(self._refresh(server, kinds))
 
-    def reread(self, server: str) -> None:
+    def reread(self, server: str, peer: Peer | None = None) -> None:
         """Fetch its lists again: changes of them may have been missed."""
-        self._run(self._refresh(server, KINDS))
+        if peer is None:
+            self._run(self._refresh(server, KINDS))
+        else:
+            self.sessions.reread(server, peer)
 
     async def _refresh(self, server: str, kinds: Sequence[Kind]) -> None:
         connected = self._connected.get(server)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostwright.gateway.base_link import LinkLostError
+from hostwright.gateway.asks import LinkLostError
 from hostwright.gateway.catalog import MAX_ENTRIES, Catalog
 from hostwright.gateway.codec import RpcError
 

@@ -20,7 +20,8 @@ from hostwright.gateway import codec
 from hostwright.gateway import link as module
 from hostwright.gateway import opening as eras
 from hostwright.gateway.asker import SUPERVISOR, Asker, Origin
-from hostwright.gateway.base_link import LinkLostError, Progress
+from hostwright.gateway.asks import LinkLostError
+from hostwright.gateway.base_link import Progress
 from hostwright.gateway.codec import Fields, RpcError
 from hostwright.gateway.lines import Lines, TooLong
 from hostwright.gateway.link import Link
@@ -457,8 +458,10 @@ async def test_what_a_server_asks_of_the_gateway_is_answered() -> None:
     async with linked(notified=notified) as (link, peer):
         peer.say({"id": "a", "method": "ping"})
         assert (await peer.next())["result"] == {}
-        peer.say({"id": "b", "method": "sampling/createMessage", "params": {}})
+        peer.say({"id": "b", "method": "tools/list", "params": {}})
         assert (await peer.next())["error"]["code"] == -32601
+        peer.say({"id": "c", "method": "sampling/createMessage", "params": {}})
+        assert "nobody can be asked" in (await peer.next())["error"]["message"]
         peer.say({"method": "notifications/tools/list_changed"})
         await _until(lambda: heard == ["notifications/tools/list_changed"])
         assert link.alive

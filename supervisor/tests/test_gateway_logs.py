@@ -12,6 +12,8 @@ from hostwright.gateway.asker import CAPABILITIES_META, MODERN, VERSION_META, Or
 from hostwright.gateway.codec import Fields, RpcError
 from hostwright.gateway.envelope import open_envelope
 from hostwright.gateway.link import Link
+from hostwright.gateway.peer import Peer as Client
+from hostwright.gateway.questions import Question
 
 from .test_gateway_link import ASKER, Peer, linked
 
@@ -23,6 +25,12 @@ class Hearer:
         self.hearer = self
         self.log_level = level
         self.heard: list[str] = []
+
+    attentive = True
+    peer = Client(None, Origin("http"), "tester", "1", b"{}")
+
+    def asked(self, question: Question) -> None:
+        raise AssertionError(question.method)
 
     def logged(self, params: Raw) -> None:
         self.heard.append(codec.value(params)["data"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -120,3 +121,16 @@ def test_an_unknown_key_deep_down_names_what_is_known_there(tmp_path: Path) -> N
     assert problems[0].fix == (
         "Remove it; known here: memory_mb, cpu_percent, processes, open_files."
     )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [{"command": ["x"]}, {"url": "http://a/mcp"}, {"fastmcp": "/a/server.py:mcp"}],
+)
+def test_only_third_party_servers_have_a_session_for_each_client(kind: dict[str, Any]) -> None:
+    assert Manifest.model_validate({"name": "a", **kind}).session == "shared"
+    assert Manifest.model_validate({"name": "a", "session": "per-client", **kind})
+    with pytest.raises(ValueError, match="our own keep nothing"):
+        Manifest(name="a", entry_point="a", session="per-client")
+    with pytest.raises(ValueError, match="session"):
+        Manifest.model_validate({"name": "a", "session": "mine", **kind})

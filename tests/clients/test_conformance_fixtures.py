@@ -177,33 +177,16 @@ def own_successes(checks: Checks) -> int:
     )
 
 
-# What does not get through yet, and must leave this list when it does.
-NO_QUESTIONS = "the gateway declares no capabilities to servers of the handshake era"
-GAPS = {
-    ("fixture-old", OLD, "tools-call-sampling"): NO_QUESTIONS,
-    ("fixture-old", OLD, "tools-call-elicitation"): NO_QUESTIONS,
-    ("fixture-old", OLD, "elicitation-sep1034-defaults"): NO_QUESTIONS,
-    ("fixture-old", OLD, "elicitation-sep1330-enums"): NO_QUESTIONS,
-}
-
-
-def case(server: str, revision: str, scenario: str) -> Any:
-    """A test's parameters, marked where the gateway is known to fall short."""
-    gap = GAPS.get((server, revision, scenario))
-    marks = [pytest.mark.xfail(strict=True, reason=gap)] if gap else []
-    return pytest.param(revision, scenario, marks=marks, id=f"{revision} {scenario}")
-
-
-def cases(server: str, *revisions: str) -> list[Any]:
+def cases(*revisions: str) -> list[Any]:
     return [
-        case(server, revision, name)
+        pytest.param(revision, name, id=f"{revision} {name}")
         for revision in revisions
         for name in SCENARIOS[revision]
         if name not in SUBSCRIBING
     ]
 
 
-@pytest.mark.parametrize(("revision", "scenario"), cases("fixture", OLD, NEW))
+@pytest.mark.parametrize(("revision", "scenario"), cases(OLD, NEW))
 def test_nothing_that_fastmcp_alone_passes_is_lost(
     runner: Runner, alone: str, behind: str, revision: str, scenario: str
 ) -> None:
@@ -213,7 +196,7 @@ def test_nothing_that_fastmcp_alone_passes_is_lost(
     assert not lost(reference, runner.checks(f"{behind}/fixture", revision)[scenario])
 
 
-@pytest.mark.parametrize(("revision", "scenario"), cases("fixture-old", OLD))
+@pytest.mark.parametrize(("revision", "scenario"), cases(OLD))
 def test_a_server_of_the_old_era_keeps_what_it_can(
     runner: Runner, alone: str, behind: str, revision: str, scenario: str
 ) -> None:
@@ -222,14 +205,10 @@ def test_a_server_of_the_old_era_keeps_what_it_can(
     assert not lost(reference, runner.checks(f"{behind}/fixture-old", revision)[scenario])
 
 
-@pytest.mark.parametrize(
-    ("revision", "scenario"), [case("fixture", OLD, name) for name in SUBSCRIBING]
-)
-def test_subscriptions_to_resources_are_taken(
-    runner: Runner, behind: str, revision: str, scenario: str
-) -> None:
+@pytest.mark.parametrize("scenario", SUBSCRIBING)
+def test_subscriptions_to_resources_are_taken(runner: Runner, behind: str, scenario: str) -> None:
     """FastMCP alone refuses them."""
-    found = runner.checks(f"{behind}/fixture", revision)[scenario]
+    found = runner.checks(f"{behind}/fixture", OLD)[scenario]
     assert own_successes(found)
     assert not broken(found)
 

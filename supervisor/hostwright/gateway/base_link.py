@@ -18,14 +18,16 @@ from msgspec import Raw
 
 from hostwright.gateway import codec
 from hostwright.gateway.asker import SUPERVISOR, Asker
+from hostwright.gateway.asks import LinkLostError
 from hostwright.gateway.codec import ABSENT, Fields, RpcError
+from hostwright.gateway.peer import Peer, Site
+from hostwright.gateway.questions import Asked, Desk, Whom
 from hostwright.keeper.status import Activity
 from hostwright_kit.errors import HostError
 
 logger = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 1_000
-CONNECTION_CLOSED = -32000
 
 Done = Callable[[Raw | None, Exception | None], None]
 """Called once: with the result, or with why there is none."""
@@ -37,14 +39,7 @@ Notified = Callable[[str, Raw], None]
 _ids = itertools.count(1)
 
 
-class LinkLostError(RpcError):
-    """The server ended before it answered; whether the call took effect is not known here."""
-
-    def __init__(self, server: str) -> None:
-        super().__init__(CONNECTION_CLOSED, f"The server {server} ended before it answered.")
-
-
-class Party(Protocol):
+class Party(Asked, Protocol):
     """Whoever waits for an answer, as far as a link is concerned."""
 
     @property
@@ -59,16 +54,6 @@ class Party(Protocol):
 
     def logged(self, params: Raw) -> None:
         """The server logged this, maybe for this request."""
-        ...
-
-
-class Asks(Protocol):
-    """What the catalog needs of a link."""
-
-    server: str
-
-    async def request(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a request of the supervisor's own and return the result."""
         ...
 
 
@@ -103,8 +88,11 @@ class BaseLink:
     legacy: bool
     """Whether it was initialized in the handshake era."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, whom: Whom = "whoever calls") -> None:
+        """`whom`: who is asked what a server of the handshake era asks."""
         self.server = server
+        self.site = Site(server, whom if isinstance(whom, Peer) else None)
+        self.desk = Desk(server, whom, lambda: self.parties)
         self._pending: dict[int, _Pending] = {}
         self._active = time.monotonic()
 
@@ -136,6 +124,16 @@ class BaseLink:
         # What the supervisor asks on its own is no use of the server.
         self._pending[number] = _Pending(done, progress, party, counts=asker is not SUPERVISOR)
         return number
+
+    def hand_over(self, number: int, done: Done, progress: Progress | None, party: Party) -> None:
+        """Somebody else waits for that answer from now on."""
+        if (pending := self._pending.get(number)) is not None:
+            pending.done, pending.progress, pending.party = done, progress, party
+
+    def _began(self, party: Party | None) -> None:
+        """A request of somebody's is on its way."""
+        if party is not None and self.desk.waits:
+            asyncio.get_running_loop().call_soon(self.desk.again)
 
     def _level_for(self, number: int) -> str | None:
         """The level to ask the server for with this request; None: it must not log for it.

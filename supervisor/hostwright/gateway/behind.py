@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hostwright.gateway.base_link import BaseLink
 from hostwright.gateway.catalog import Catalog, Owned
 from hostwright.gateway.codec import Fields
+from hostwright.gateway.held import HeldCalls
+from hostwright.gateway.peer import Peer
 from hostwright.gateway.request import Request
+from hostwright.gateway.session import Session
+from hostwright.gateway.view import View
 from hostwright.telemetry import Tracer
 from hostwright_kit.errors import HostError
 
@@ -61,6 +65,7 @@ class Behind(Protocol):
     guard: Guard | None
     events: Events | None
     tracer: Tracer | None
+    held: HeldCalls
 
     def names(self) -> Sequence[str]:
         """The servers that are offered."""
@@ -74,19 +79,38 @@ class Behind(Protocol):
         """What a server declared when it was last met."""
         ...
 
-    def ready(self, server: str) -> BaseLink | None:
-        """The open link of a server, if it is there now."""
+    def ready(self, server: str, client: Request | Peer | None) -> BaseLink | None:
+        """The open link of a server for this client, if it is there now."""
         ...
 
     def log_from(self, level: str | None) -> None:
         """From which level on somebody hears what servers of the handshake era log."""
         ...
 
-    async def link(self, server: str) -> BaseLink:
-        """The open link of a server; waits, bounded, while the server starts."""
+    async def link(self, server: str, client: Request | Peer | None = None) -> BaseLink:
+        """The open link of a server; waits, bounded, while the server starts.
+
+        `client`: for whom, where each client has a session of its own; None: for nobody.
+        """
         ...
 
-    def reread(self, server: str) -> None:
+    def peer_at(self, server: str, client: Request | Session) -> Peer | None:
+        """Who has a session of its own at a server; None: all share one."""
+        ...
+
+    def seen(self, client: Request | Session) -> View:
+        """What a client sees, with what its own sessions offer."""
+        ...
+
+    def gone(self, connection: object) -> None:
+        """A session of the handshake era or a connection over lines ended."""
+        ...
+
+    def roots_changed(self, session: Session) -> None:
+        """A client's folders are others now."""
+        ...
+
+    def reread(self, server: str, peer: Peer | None = None) -> None:
         """Fetch the lists of a server again, in the background."""
         ...
 

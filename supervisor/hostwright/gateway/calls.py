@@ -20,11 +20,15 @@ from typing import Any, cast
 from msgspec import Raw
 
 from hostwright.gateway import codec, logs, metrics, results, tracing
-from hostwright.gateway.base_link import BaseLink, LinkLostError, Progress
+from hostwright.gateway.asks import LinkLostError
+from hostwright.gateway.base_link import BaseLink, Done, Progress
 from hostwright.gateway.behind import Behind
 from hostwright.gateway.bridge import MAX_QUESTIONS, put_questions
 from hostwright.gateway.catalog import Owned
 from hostwright.gateway.codec import ABSENT, Fields, RpcError
+from hostwright.gateway.held import Held, same
+from hostwright.gateway.peer import Peer
+from hostwright.gateway.questions import Question, put_to_session
 from hostwright.gateway.request import Request
 from hostwright.telemetry import Span
 from hostwright_kit.errors import HostError
@@ -44,8 +48,8 @@ class Call:
     """One request that a server answers."""
 
     __slots__ = (
-        *("_again", "_asked", "_began", "_id", "_link", "_number", "_params", "_span", "_task"),
-        *("behind", "otherwise", "owned", "request", "since"),
+        *("_again", "_asked", "_began", "_id", "_link", "_number", "_params", "_span", "_take"),
+        *("_task", "behind", "otherwise", "owned", "request", "since"),
     )
 
     def __init__(self, behind: Behind, request: Request, owned: Owned, params: Fields) -> None:
@@ -61,6 +65,7 @@ class Call:
         self._again = False
         self._asked = 0
         self._link: BaseLink | None = None
+        self._take: Done | None = None
         self._number = 0
         self._task: asyncio.Task[None] | None = None
         self._span: Span | None = None
@@ -87,6 +92,32 @@ class Call:
         if self.request.open and logs.is_wanted(params, self.request.log_level):
             self.request.outlet.report(self.request, logs.line(params))
 
+    attentive = True
+
+    @property
+    def peer(self) -> Peer:
+        """Whose it is."""
+        return self.request.peer
+
+    def what(self) -> tuple[object, ...]:
+        """What it asks of whom."""
+        return self.owned.server, self.request.method, same(self._params)
+
+    def asked(self, question: Question) -> None:
+        """The server wants to know something before it answers."""
+        request, link, take = self.request, self._link, self._take
+        if not request.open or link is None or take is None:
+            question.refuse("The client is gone.")
+        elif request.session is not None:
+            put_to_session(question, request.session, request)
+        else:
+            held = Held(self, link, self._number, question)
+            if (asking := self.behind.held.keep(held)) is None:
+                question.refuse("Too many questions are open.")
+                return
+            self._link = self._take = None
+            take(Raw(asking), None)
+
     # -- the way there ---------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -112,24 +143,46 @@ class Call:
         return not guard.is_free(self)
 
     def _go(self) -> None:
-        link = self.behind.ready(self.owned.server)
+        link = self.behind.ready(self.owned.server, self.request)
         if link is None:
             self._run(self._go_later())
         else:
             self._put(link)
 
     async def _go_later(self) -> None:
-        self._put(await self.behind.link(self.owned.server))
+        self._put(await self.behind.link(self.owned.server, self.request))
 
     def _put(self, link: BaseLink) -> None:
-        self._link = link
-        request = self.request
         try:
-            self._number = link.send(
-                request.method, self._params, request.asker, self._done, self._reports, self
-            )
+            self._send(link, self._done)
         except (HostError, RpcError) as error:
             self._done(None, error)
+
+    def _send(self, link: BaseLink, done: Done) -> None:
+        """Put it to the server; or go on with the call that waits there for its client."""
+        request = self.request
+        self._take = done
+        if "requestState" in self._params and self._go_on(done):
+            return
+        self._link = link
+        self._number = link.send(
+            request.method, self._params, request.asker, done, self._reports, self
+        )
+
+    def _go_on(self, done: Done) -> bool:
+        if (found := self.behind.held.take(self, self._params)) is None:
+            return False
+        held, answer = found
+        if held.outcome is None:
+            self._link, self._number = held.link, held.number
+            held.link.hand_over(held.number, done, self._reports, self)
+        held.question.answer(answer)
+        for question in held.further:
+            held.link.desk.take(question)
+        if held.outcome is not None:
+            # The server did not wait for the answer, or asked for another call.
+            done(*held.outcome)
+        return True
 
     @property
     def _reports(self) -> Progress | None:
@@ -325,11 +378,7 @@ class Call:
             else:
                 waiting.set_exception(error or LinkLostError(self.owned.server))
 
-        link = self._link = await self.behind.link(self.owned.server)
-        request = self.request
-        self._number = link.send(
-            request.method, self._params, request.asker, done, self._reports, self
-        )
+        self._send(await self.behind.link(self.owned.server, self.request), done)
         return await waiting
 
 

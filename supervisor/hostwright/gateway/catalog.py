@@ -13,10 +13,10 @@ server's tool when a server starts or stops, and a stranger's tool could pass fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
-from hostwright.gateway.base_link import Asks, LinkLostError
+from hostwright.gateway.asks import Asks, LinkLostError
 from hostwright.gateway.codec import RpcError
 from hostwright.gateway.entries import fault
 from hostwright.views import settle
@@ -76,10 +76,10 @@ class Catalog:
     ) -> None:
         """`offers` says whether a server's tool of that name may be offered at all; `renames` what
         the owner calls some of its tools."""
-        self._is_ours = is_ours
-        self._may = offers
-        self._renames = renames
-        self._offers: dict[str, Offer] = {}
+        self.is_ours = is_ours
+        self.may = offers
+        self.renames = renames
+        self._offers: MutableMapping[str, Offer] = {}
         self._listings: dict[tuple[Kind, tuple[str, ...]], dict[str, Owned]] = {}
         self.version = 0
         """Counts changes: what was made of the lists is good while it stays the same."""
@@ -109,6 +109,11 @@ class Catalog:
             self._offers[link.server] = offer
             self._forget()
         return frozenset(changed)
+
+    @property
+    def offers(self) -> MutableMapping[str, Offer]:
+        """By server, as far as they were asked."""
+        return self._offers
 
     def reconsider(self) -> None:
         """Manifests changed: apply what they hide and rename to what the servers said."""
@@ -145,8 +150,8 @@ class Catalog:
         for server in servers:
             offer = self._offers.get(server)
             entries = offer.shown[kind] if offer else []
-            bare = len(servers) == 1 or self._is_ours(server)
-            renames = self._renames(server) if kind == "tools" else {}
+            bare = len(servers) == 1 or self.is_ours(server)
+            renames = self.renames(server) if kind == "tools" else {}
             called = settle([str(entry[key]) for entry in entries], renames)
             for entry in entries:
                 name = str(entry[key])
@@ -171,7 +176,7 @@ class Catalog:
             name = str(entry[key])
             if name in names:
                 logger.warning("%s lists %.200r twice among its %s", server, name, kind)
-            elif kind != "tools" or self._may(server, name):
+            elif kind != "tools" or self.may(server, name):
                 names.add(name)
                 entries.append(entry)
         return entries

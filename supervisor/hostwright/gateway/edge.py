@@ -80,8 +80,12 @@ class Edge:
         headers: Mapping[str, str] | None = None,
         begin: Callable[[Request], bool] = lambda _: True,
         interrupted: Interrupted | None = None,
+        connection: object | None = None,
     ) -> Request:
-        """Work on a request that stands alone; raises `RpcError` when it is wrong in itself."""
+        """Work on a request that stands alone; raises `RpcError` when it is wrong in itself.
+
+        `connection`: that of a client which has one to itself; `gone` tells its end.
+        """
         method = codec.text(message.method) or ""
         envelope = open_envelope(method, params_of(message), origin, headers)
         handle = self._modern.get(method)
@@ -97,6 +101,7 @@ class Edge:
             progress=envelope.progress,
             interrupted=interrupted,
             log_level=envelope.log_level,
+            connection=connection,
         )
         if begin(request):
             _handled(handle, request)
@@ -170,8 +175,17 @@ class Edge:
         self.listening.leave(session)
         self.resources.forget(session)
         session.close()
+        self.gone(session)
         if session.log_level is not None:
             self._levels_changed()
+
+    def gone(self, connection: object) -> None:
+        """A connection with which a client ends was closed."""
+        self._behind.gone(connection)
+
+    def roots_changed(self, session: Session) -> None:
+        """The client's folders are others now (`notifications/roots/list_changed`)."""
+        self._behind.roots_changed(session)
 
     # -- lists -----------------------------------------------------------------------------------
 
@@ -183,7 +197,7 @@ class Edge:
         kind = LISTS[request.method]
 
         def answer() -> None:
-            request.succeed(request.view.page(kind, where, modern=request.modern))
+            request.succeed(self._behind.seen(request).page(kind, where, modern=request.modern))
 
         self._once_met(request, LIST_SECONDS, answer)
 
@@ -224,7 +238,7 @@ class Edge:
 
     def _search(self, request: Request, name: str) -> None:
         """One of the three tools that stand for all others."""
-        view, raw = request.view.tools, request.params.get("arguments", ABSENT)
+        view, raw = self._behind.seen(request).tools, request.params.get("arguments", ABSENT)
         arguments = codec.value(raw) if codec.first(raw) == b"{" else {}
         try:
             if name != toolsearch.CALL:
@@ -267,12 +281,12 @@ class Edge:
     def _to_owner(
         self, request: Request, kind: Kind, name: str, unknown: Callable[[], None]
     ) -> None:
-        if (owned := request.view.owner(kind, name)) is not None:
+        if (owned := self._behind.seen(request).owner(kind, name)) is not None:
             self._pass_on(request, owned, name)
             return
 
         def again() -> None:
-            if (found := request.view.owner(kind, name)) is not None:
+            if (found := self._behind.seen(request).owner(kind, name)) is not None:
                 self._pass_on(request, found, name)
             else:
                 unknown()

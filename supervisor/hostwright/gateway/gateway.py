@@ -23,6 +23,7 @@ from hostwright.gateway.http_front import HttpFront
 from hostwright.gateway.http_sessions import HttpSessions
 from hostwright.gateway.line_front import LineClient
 from hostwright.gateway.listening import Listening
+from hostwright.gateway.peer import Peer, Site
 from hostwright.gateway.resources import Resources
 from hostwright.gateway.view import ALL, View, Views
 from hostwright.policing import Policing
@@ -111,25 +112,25 @@ class Gateway:
             view = self.views.again(session.view, session.client.origin.token)
             if view is not session.view:
                 before, session.view = session.view, view
-                self.resources.reconsider(session, view)
+                self.resources.reconsider(session)
                 self.listening.tell(session, view.differs(before))
         for listener in self.listening.listeners():
             request = listener.request
             view = self.views.again(request.view, request.asker.origin.token)
             if view is not request.view:
                 before, request.view = request.view, view
-                self.resources.reconsider(listener, view)
+                self.resources.reconsider(listener)
                 self.listening.tell(listener, view.differs(before))
 
     # -- what servers say ------------------------------------------------------------------------
 
-    def changed(self, server: str, kinds: Iterable[Kind]) -> None:
-        """Lists of a server changed."""
-        self.listening.changed(self.views.showing(server), kinds)
+    def changed(self, server: str, kinds: Iterable[Kind], peer: Peer | None = None) -> None:
+        """Lists of a server changed; `peer`: in the session that this client has there."""
+        self.listening.changed(self.views.showing(server), kinds, peer)
 
-    def updated(self, server: str, params: Raw) -> None:
+    def updated(self, server: str, params: Raw, peer: Peer | None = None) -> None:
         """A resource that is watched changed."""
-        self.resources.updated(server, params)
+        self.resources.updated(Site(server, peer), params)
 
     def logged(self, server: str, params: Raw, parties: Sequence[Party]) -> None:
         """A server of the handshake era logged, and does not say for whom.
@@ -147,17 +148,21 @@ class Gateway:
             else:
                 session.say(logs.line(params))
 
-    def acknowledged(self, server: str, params: Raw) -> None:
+    def acknowledged(self, server: str, params: Raw, peer: Peer | None = None) -> None:
         """A server tells from now on what it was asked to tell."""
-        self.resources.upstream.acknowledged(server, params)
+        self.resources.upstream.acknowledged(Site(server, peer), params)
 
     def is_watched(self, server: str) -> bool:
         """Whether somebody would hear of a change of its resources now."""
         return self.resources.is_watched(server)
 
-    def restarted(self, server: str) -> None:
-        """A server is there again."""
-        self.resources.upstream.renew(server)
+    def restarted(self, server: str, peer: Peer | None = None) -> None:
+        """A server is there again, or the session that a client has there."""
+        self.resources.upstream.renew(Site(server, peer))
+
+    def ended(self, server: str, peer: Peer) -> None:
+        """The session of a client at a server is no more."""
+        self.resources.upstream.forget(Site(server, peer))
 
     # -- fronts ----------------------------------------------------------------------------------
 

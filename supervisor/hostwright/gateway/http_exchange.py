@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hostwright.gateway import codec, mirrored
 from hostwright.gateway.asker import LEGACY, MODERN
-from hostwright.gateway.base_link import CONNECTION_CLOSED
+from hostwright.gateway.asks import CONNECTION_CLOSED
 from hostwright.gateway.codec import ABSENT, BadMessageError, Message, RpcError
 from hostwright.gateway.envelope import (
     HEADER_MISMATCH,
@@ -23,7 +23,7 @@ from hostwright.gateway.envelope import (
 )
 from hostwright.gateway.http_sessions import HttpSession
 from hostwright.gateway.request import Request
-from hostwright.gateway.session import SUBSCRIBING, Session, open_session
+from hostwright.gateway.session import ROOTS_CHANGED, SUBSCRIBING, Session, open_session
 from hostwright.gateway.view import View
 
 if TYPE_CHECKING:
@@ -190,6 +190,8 @@ class Exchange:
         method = codec.text(message.method)
         if method == "notifications/initialized":
             self._front.edge.open(session)
+        elif method == ROOTS_CHANGED:
+            self._front.edge.roots_changed(session)
         elif method == "notifications/cancelled":
             key = codec.request_id(params_of(message).get("requestId", ABSENT))
             request = session.requests.get(key)

@@ -27,7 +27,13 @@ from hostwright.gateway.journal import Asked, Head, Journal, Left, asks
 from hostwright.gateway.line_notes import Notes
 from hostwright.gateway.lines import Lines, TooLong
 from hostwright.gateway.request import Interrupted, Request
-from hostwright.gateway.session import MAX_OPEN_REQUESTS, SUBSCRIBING, Session, open_session
+from hostwright.gateway.session import (
+    MAX_OPEN_REQUESTS,
+    ROOTS_CHANGED,
+    SUBSCRIBING,
+    Session,
+    open_session,
+)
 from hostwright.gateway.view import View
 from hostwright_kit.vouching import MAX_MESSAGE_BYTES
 
@@ -147,6 +153,7 @@ class LineClient(asyncio.Protocol):
         self._requests.clear()
         if self._session is not None:
             self._edge.close(self._session)
+        self._edge.gone(self)
         self._flush()
         self._notes.end()
         for transport in {self._read, self._write} - {None}:
@@ -196,6 +203,8 @@ class LineClient(asyncio.Protocol):
         elif method == "notifications/initialized" and self._session is not None:
             self._edge.open(self._session)
             self._notes.save(initialized=True)
+        elif method == ROOTS_CHANGED and self._session is not None:
+            self._edge.roots_changed(self._session)
 
     def _asked(self, message: Message) -> None:
         method = codec.text(message.method)
@@ -214,6 +223,7 @@ class LineClient(asyncio.Protocol):
                 self._origin,
                 begin=self._begin,
                 interrupted=self._interrupted,
+                connection=self,
             )
         elif method == "ping":
             self._answer(message.id, codec.answer(bytes(message.id), b"{}"))
@@ -374,6 +384,7 @@ class LineClient(asyncio.Protocol):
             request.cancel()
         if self._session is not None:
             self._edge.close(self._session)
+        self._edge.gone(self)
         return name
 
     def _unworked(self) -> bytes:

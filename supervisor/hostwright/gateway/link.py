@@ -18,21 +18,25 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec import Raw
+
 from hostwright.gateway import codec
 from hostwright.gateway.asker import Asker
+from hostwright.gateway.asks import LinkLostError
 from hostwright.gateway.base_link import (
     BaseLink,
     Done,
-    LinkLostError,
     Notified,
     Party,
     Progress,
     busy,
     rpc_error,
 )
+from hostwright.gateway.bridge import QUESTIONS
 from hostwright.gateway.codec import ABSENT, Fields, Message, RpcError
 from hostwright.gateway.lines import Lines, TooLong
 from hostwright.gateway.logs import LOG_META, MESSAGE
+from hostwright.gateway.questions import Question, Whom
 from hostwright.gateway.tracing import onward
 from hostwright_kit.errors import HostError
 from hostwright_kit.vouching import MAX_MESSAGE_BYTES
@@ -42,6 +46,7 @@ logger = logging.getLogger(__name__)
 # Two of the longest messages: what a server does not read is kept here, not what no server reads.
 MAX_UNREAD_BYTES = 2 * MAX_MESSAGE_BYTES
 READ_BYTES = 1 << 18
+MAX_QUESTIONS = 100
 
 
 class Link(BaseLink):
@@ -56,9 +61,10 @@ class Link(BaseLink):
         link_key: str | None = None,
         notified: Notified = lambda _method, _params: None,
         lost: Callable[[], None] = lambda: None,
+        whom: Whom = "whoever calls",
     ) -> None:
         """`link_key` proves to a server of ours that the callers we name are checked."""
-        super().__init__(server)
+        super().__init__(server, whom)
         self.legacy = False
         """Whether it was initialized in the handshake era."""
         self._reader = reader
@@ -70,6 +76,7 @@ class Link(BaseLink):
         self._complained = False
         self._lines = Lines(MAX_MESSAGE_BYTES)
         self._loop = asyncio.get_running_loop()
+        self._questions: dict[bytes, Question] = {}
         self._out: list[bytes] = []
         self._unsent = 0
         self._reading = asyncio.create_task(self._read(), name=f"link {server}")
@@ -101,6 +108,7 @@ class Link(BaseLink):
         except BaseException:
             self._pending.pop(number, None)
             raise
+        self._began(party)
         return number
 
     def handshake(self, method: str, params: Mapping[str, Any], done: Done) -> int:
@@ -241,12 +249,7 @@ class Link(BaseLink):
         if method is None:
             raise TypeError("a method that is no text")
         if message.id is not ABSENT:
-            # A handshake-era server may ask the gateway something. Only ping has an answer here.
-            refusal = RpcError(codec.METHOD_NOT_FOUND, f"No {method} behind a gateway")
-            asked = bytes(message.id)
-            self._write(
-                codec.answer(asked, b"{}") if method == "ping" else codec.failure(asked, refusal)
-            )
+            self._take_question(bytes(message.id), method, message.params)
         elif method == "notifications/progress":
             report = codec.fields(message.params)
             token = report.get("progressToken", ABSENT)
@@ -255,12 +258,48 @@ class Link(BaseLink):
                 pending.seen = time.monotonic()
                 if pending.progress is not None:
                     self._hand_on(pending.progress, report)
+        elif method == "notifications/cancelled":
+            self._withdrawn(message.params)
         elif method == MESSAGE and not self.legacy:
             self._logged(message.params)
         else:
             self._notified(method, message.params)
 
+    def _take_question(self, number: bytes, method: str, params: Raw) -> None:
+        """A server of the handshake era asks something."""
+        if method == "ping":
+            self._write(codec.answer(number, b"{}"))
+        elif method not in QUESTIONS:
+            refusal = RpcError(codec.METHOD_NOT_FOUND, f"No {method} behind a gateway")
+            self._write(codec.failure(number, refusal))
+        elif len(self._questions) >= MAX_QUESTIONS or number in self._questions:
+            why = f"{len(self._questions)} questions of this server are open."
+            self._write(codec.failure(number, RpcError(codec.INTERNAL_ERROR, why)))
+        else:
+
+            def reply(what: Raw | RpcError) -> None:
+                del self._questions[number]
+                if not self._lost:
+                    self._write(
+                        codec.failure(number, what)
+                        if isinstance(what, RpcError)
+                        else codec.answer(number, bytes(what))
+                    )
+
+            question = self._questions[number] = Question(method, params, reply)
+            self.desk.take(question)
+
+    def _withdrawn(self, params: Raw) -> None:
+        said = codec.fields(params) if codec.first(params) == b"{" else {}
+        question = self._questions.pop(bytes(said.get("requestId", ABSENT)), None)
+        if question is not None:
+            question.withdraw()
+
     def _fail_all(self) -> None:
+        for question in self._questions.values():
+            question.withdraw()
+        self._questions.clear()
+        self.desk.close()
         if not self._lost:
             self._lost = True
             self._on_lost()

@@ -13,6 +13,7 @@ from hostwright.gateway import codec
 from hostwright.gateway.asker import SUBSCRIPTION_META
 from hostwright.gateway.catalog import Kind
 from hostwright.gateway.codec import RpcError
+from hostwright.gateway.peer import Peer
 from hostwright.gateway.request import Request
 from hostwright.gateway.session import Session
 from hostwright.gateway.view import View
@@ -106,14 +107,16 @@ class Listening:
         """Those of the handshake era."""
         return list(self._sessions)
 
-    def changed(self, views: Iterable[View], kinds: Iterable[Kind]) -> None:
-        """The lists of these kinds changed, as these views show them."""
+    def changed(
+        self, views: Iterable[View], kinds: Iterable[Kind], peer: Peer | None = None
+    ) -> None:
+        """The lists of these kinds changed, as these views show them; for one client or all."""
         seen_in, told = {id(view) for view in views}, list(kinds)
         for listener in self.listeners():
-            if id(listener.request.view) in seen_in:
+            if id(listener.request.view) in seen_in and peer in (None, listener.request.peer):
                 self.tell(listener, told)
         for session in self.sessions():
-            if id(session.view) in seen_in:
+            if id(session.view) in seen_in and peer in (None, session.peer):
                 self.tell(session, told)
 
     def tell(self, hearer: Session | Listener, kinds: Iterable[Kind]) -> None:

@@ -60,7 +60,7 @@ async def _handshake_beside(link: Link, discovering: asyncio.Task[dict[str, Any]
 async def _handshake(link: Link) -> Capabilities:
     params: Mapping[str, Any] = {
         "protocolVersion": LATEST_LEGACY,
-        "capabilities": {},
+        "capabilities": link.desk.declared,
         "clientInfo": OWN_INFO,
     }
     found = await link.awaited(lambda done: link.handshake("initialize", params, done), link.cancel)

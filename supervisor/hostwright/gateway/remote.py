@@ -8,7 +8,7 @@ such server is met: few suites have one, and it brings a whole MCP implementatio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -24,9 +24,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostwright.gateway import codec
 from hostwright.gateway.asker import LEGACY, SUBSCRIPTION_META, Asker
-from hostwright.gateway.base_link import BaseLink, Done, LinkLostError, Notified, Party, Progress
+from hostwright.gateway.asks import LinkLostError
+from hostwright.gateway.base_link import BaseLink, Done, Notified, Party, Progress
 from hostwright.gateway.codec import Fields, RpcError
 from hostwright.gateway.logs import LOG_META, MESSAGE
+from hostwright.gateway.questions import Question, Whom
 from hostwright.gateway.upstream import ACKNOWLEDGED, LISTEN
 from hostwright.keeper.server import Remote
 
@@ -44,27 +46,66 @@ class _Raw(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class _Client(Client[Any]):
-    """FastMCP's client, but for the log messages that it asks for with each request.
+Ask = Callable[[str, BaseModel | None], Awaitable[Any]]
 
-    Nobody could tell whose they are: the gateway asks for one client at a time.
+
+class _Client(Client[Any]):
+    """FastMCP's client, with what it would decide for a user left to the gateway.
+
+    By itself it asks for log messages with each request, and makes Python types of what an
+    elicitation wants to know.
     """
 
-    def __init__(self, transport: StreamableHttpTransport, **more: Any) -> None:
+    def __init__(
+        self, transport: StreamableHttpTransport, can: Mapping[str, object], ask: Ask, **more: Any
+    ) -> None:
         super().__init__(transport, **more)
         self._session_kwargs["log_level"] = None
+
+        async def elicit(context: object, params: mcp.ElicitRequestParams) -> Any:
+            return await ask("elicitation/create", params)
+
+        async def sample(context: object, params: mcp.CreateMessageRequestParams) -> Any:
+            return await ask("sampling/createMessage", params)
+
+        async def roots(context: object) -> Any:
+            return await ask("roots/list", None)
+
+        if "elicitation" in can:
+            self._session_kwargs["elicitation_callback"] = elicit
+        if "sampling" in can:
+            self._session_kwargs["sampling_callback"] = sample
+            self._session_kwargs["sampling_capabilities"] = mcp.SamplingCapability.model_validate(
+                can["sampling"]
+            )
+        if "roots" in can:
+            self._session_kwargs["list_roots_callback"] = roots
+
+
+_ANSWERS: Mapping[str, Any] = {
+    "elicitation/create": mcp.ElicitResult,
+    "sampling/createMessage": mcp.CreateMessageResult,
+    "roots/list": mcp.ListRootsResult,
+}
 
 
 class RemoteLink(BaseLink):
     """The same questions as `Link`, put over HTTP."""
 
-    def __init__(self, remote: Remote, notified: Notified = lambda _method, _params: None) -> None:
-        super().__init__(remote.name)
+    def __init__(
+        self,
+        remote: Remote,
+        notified: Notified = lambda _method, _params: None,
+        whom: Whom = "whoever calls",
+    ) -> None:
+        super().__init__(remote.name, whom)
         self.legacy = False
         """Whether it was initialized in the handshake era."""
         self._notified = notified
         self._client = _Client(
             StreamableHttpTransport(remote.url, headers=dict(remote.headers)),
+            self.desk.declared,
+            self._question,
             log_handler=self._take_log,
             message_handler=self._take_notice,
         )
@@ -110,6 +151,7 @@ class RemoteLink(BaseLink):
             plain["_meta"] = {LOG_META: level}
         task = asyncio.create_task(self._ask(number, method, plain, progress))
         self._asking[number] = task
+        self._began(party)
         task.add_done_callback(lambda _: self._asking.pop(number, None))
         return number
 
@@ -121,11 +163,39 @@ class RemoteLink(BaseLink):
 
     async def close(self) -> None:
         """Hang up."""
+        self.desk.close()
         for task in list(self._asking.values()):
             task.cancel()
         for number in list(self._pending):
             self._settle(number, None, LinkLostError(self.server))
         await self._open.aclose()
+
+    async def roots_changed(self) -> None:
+        """Tell the server that its client's folders changed."""
+        await self._client.send_roots_list_changed()
+
+    async def _question(self, method: str, params: BaseModel | None) -> Any:
+        """A server of the handshake era asks something."""
+        waiting: asyncio.Future[Raw | RpcError] = asyncio.get_running_loop().create_future()
+
+        def reply(what: Raw | RpcError) -> None:
+            if not waiting.done():
+                waiting.set_result(what)
+
+        said = params.model_dump(mode="json", by_alias=True, exclude_none=True) if params else {}
+        question = Question(method, Raw(codec.encode(said)), reply)
+        self.desk.take(question)
+        try:
+            found = await waiting
+        finally:
+            question.withdraw()
+        if isinstance(found, RpcError):
+            return mcp.ErrorData(code=found.code, message=found.message)
+        try:
+            return _ANSWERS[method].model_validate(codec.value(found))
+        except ValidationError:
+            text = f"The client answered {method} with what the protocol does not allow."
+            return mcp.ErrorData(code=codec.INTERNAL_ERROR, message=text)
 
     async def _take_log(self, message: mcp.LoggingMessageNotificationParams) -> None:
         said = message.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -15,6 +15,7 @@ from msgspec import Raw
 from hostwright.gateway import codec
 from hostwright.gateway.asker import Asker
 from hostwright.gateway.codec import Fields, RpcError
+from hostwright.gateway.peer import Peer
 from hostwright.gateway.session import Session
 from hostwright.gateway.view import View
 
@@ -60,7 +61,17 @@ class Request:
     """A request that is being worked on."""
 
     __slots__ = (
-        *("asker", "id", "interrupted", "key", "log_level", "method", "on_cancel", "open"),
+        *(
+            "asker",
+            "connection",
+            "id",
+            "interrupted",
+            "key",
+            "log_level",
+            "method",
+            "on_cancel",
+            "open",
+        ),
         *("outlet", "params", "progress", "session", "view"),
     )
 
@@ -77,11 +88,14 @@ class Request:
         progress: bytes | None = None,
         interrupted: Interrupted | None = None,
         log_level: str | None = None,
+        connection: object | None = None,
     ) -> None:
         """`session` is that of a client of the handshake era; `progress` its token, encoded.
 
-        `log_level`: from which on it is told what its server logs.
+        `log_level`: from which on it is told what its server logs; `connection`: what ends with
+        its client, where that is known.
         """
+        self.connection = session or connection
         self.log_level = log_level
         self.interrupted = interrupted
         self.id = message_id
@@ -100,6 +114,12 @@ class Request:
     def modern(self) -> bool:
         """Whether it stands alone, as in the revision 2026-07-28."""
         return self.session is None
+
+    @property
+    def peer(self) -> Peer:
+        """The client."""
+        who = self.asker
+        return Peer(self.connection, who.origin, who.client, who.version, who.capabilities)
 
     def succeed(self, result: bytes) -> None:
         """Answer."""

@@ -19,6 +19,7 @@ from hostwright.gateway.calls import Call
 from hostwright.gateway.catalog import Owned
 from hostwright.gateway.codec import ABSENT, INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from hostwright.gateway.listening import MAX_URIS, Listener
+from hostwright.gateway.peer import Site
 from hostwright.gateway.request import Request
 from hostwright.gateway.session import Session
 from hostwright.gateway.upstream import Upstream
@@ -44,12 +45,12 @@ class Resources:
 
     def __init__(self, behind: Behind) -> None:
         self._behind = behind
-        self._watched: dict[str, dict[str, dict[Watcher, str]]] = {}
-        self.upstream = Upstream(behind, lambda server: self._watched.get(server, {}), self._missed)
+        self._watched: dict[Site, dict[str, dict[Watcher, str]]] = {}
+        self.upstream = Upstream(behind, lambda site: self._watched.get(site, {}), self._missed)
 
     def read(self, request: Request, uri: str) -> None:
         """Ask the servers that may have it, until one has."""
-        places = _places(request.view, uri)
+        places = _places(self._behind.seen(request), uri)
 
         def ask_next(_: RpcError | None = None) -> bool:
             if not places:
@@ -81,7 +82,8 @@ class Resources:
             )
         )
         shown = ref.get(key)
-        owned = request.view.owner(kind, shown) if isinstance(shown, str) else None  # type: ignore[arg-type]
+        seen = self._behind.seen(request)
+        owned = seen.owner(kind, shown) if isinstance(shown, str) else None  # type: ignore[arg-type]
         if owned is None:
             raise RpcError(INVALID_PARAMS, f"There is no {key} {str(shown)[:200]!r} here.")
         params = {**request.params, "ref": Raw(codec.encode({**ref, key: owned.name}))}
@@ -104,7 +106,7 @@ class Resources:
     async def subscribe(self, request: Request, uri: str) -> None:
         """`resources/subscribe` of a session."""
         session = request.session
-        places = _places(request.view, uri)
+        places = _places(self._behind.seen(request), uri)
         if session is None or not places:
             data = codec.encode({"uri": uri})
             request.fail(RpcError(NOT_FOUND[1], f"Resource not found: {uri!r}", data))
@@ -128,24 +130,20 @@ class Resources:
 
     async def watch_for(self, session: Session, uri: str) -> None:
         """The same once more for a session that was away, or that another daemon served."""
-        if await self._watched_for(session, session.view, uri):
+        if await self._watched_for(session, uri):
             session.subscribed.add(uri)
 
     async def unsubscribe(self, request: Request, uri: str) -> None:
         """`resources/unsubscribe` of a session."""
         if (session := request.session) is not None:
             session.subscribed.discard(uri)
-            for place in _places(request.view, uri):
+            for place in _places(self._behind.seen(request), uri):
                 self._unwatch(place, session)
         request.succeed(b"{}")
 
     async def watch(self, listener: Listener) -> None:
         """What a client of the new era wants to hear of; what cannot be watched is left out."""
-        view = listener.request.view
-        work = {
-            uri: asyncio.create_task(self._watched_for(listener, view, uri))
-            for uri in listener.uris
-        }
+        work = {uri: asyncio.create_task(self._watched_for(listener, uri)) for uri in listener.uris}
         try:
             await asyncio.wait(work.values(), timeout=WATCH_SECONDS)
         finally:
@@ -159,28 +157,29 @@ class Resources:
 
     def forget(self, watcher: Watcher) -> None:
         """It hears nothing more."""
-        for server, names in list(self._watched.items()):
+        for site, names in list(self._watched.items()):
             for name in [name for name, who in names.items() if watcher in who]:
-                self._unwatch((server, name), watcher)
+                self._unwatch((site.server, name), watcher)
 
-    def reconsider(self, watcher: Watcher, view: View) -> None:
+    def reconsider(self, watcher: Watcher) -> None:
         """Its client sees less than before: it hears no more of the rest."""
-        for server, names in list(self._watched.items()):
+        view = self._behind.seen(_client(watcher))
+        for site, names in list(self._watched.items()):
             for name in [name for name, who in names.items() if watcher in who]:
                 shown = names[name][watcher]
-                if (server, name) in _places(view, shown):
+                if (site.server, name) in _places(view, shown):
                     continue
-                self._unwatch((server, name), watcher)
+                self._unwatch((site.server, name), watcher)
                 if isinstance(watcher, Session):
                     watcher.subscribed.discard(shown)
 
-    def updated(self, server: str, params: Raw) -> None:
+    def updated(self, site: Site, params: Raw) -> None:
         """A server says that a resource changed, or one below a resource."""
         said = codec.fields(params) if codec.first(params) == b"{" else {}
         found = codec.text(said.get("uri"))
         if found is None:
             return
-        names, name = self._watched.get(server, {}), found
+        names, name = self._watched.get(site, {}), found
         for _ in range(MAX_DEPTH):
             for watcher, shown in list(names.get(name, {}).items()):
                 _tell(watcher, shown + found[len(name) :])
@@ -188,10 +187,10 @@ class Resources:
             if not slash:
                 return
 
-    def _missed(self, server: str) -> None:
+    def _missed(self, site: Site) -> None:
         """What changed for a while, a server did not tell: all that it tells may have."""
-        self._behind.reread(server)
-        for watchers in list(self._watched.get(server, {}).values()):
+        self._behind.reread(site.server, site.peer)
+        for watchers in list(self._watched.get(site, {}).values()):
             for watcher, shown in list(watchers.items()):
                 _tell(watcher, shown)
 
@@ -199,7 +198,9 @@ class Resources:
         """Whether somebody would hear of it now."""
         return any(
             watcher.hears
-            for watchers in self._watched.get(server, {}).values()
+            for site, names in self._watched.items()
+            if site.server == server
+            for watchers in names.values()
             for watcher in watchers
         )
 
@@ -207,7 +208,8 @@ class Resources:
         """The first whose server tells when a resource changes."""
         return next((one for one in places if self.upstream.can_watch(one[0])), None)
 
-    async def _watched_for(self, watcher: Watcher, view: View, uri: str) -> bool:
+    async def _watched_for(self, watcher: Watcher, uri: str) -> bool:
+        view = self._behind.seen(_client(watcher))
         if (place := self._able(_places(view, uri))) is None:
             return False
         try:
@@ -218,8 +220,8 @@ class Resources:
         return True
 
     async def _watch(self, place: Place, watcher: Watcher, shown: str) -> None:
-        server, name = place
-        names = self._watched.setdefault(server, {})
+        site, name = self._site(place, watcher), place[1]
+        names = self._watched.setdefault(site, {})
         if name not in names and sum(map(len, self._watched.values())) >= MAX_WATCHED:
             raise RpcError(codec.INTERNAL_ERROR, f"{MAX_WATCHED} resources are watched.")
         watchers = names.setdefault(name, {})
@@ -227,19 +229,28 @@ class Resources:
         # First, so that whoever vanishes meanwhile is found and forgotten.
         watchers[watcher] = shown
         try:
-            await self.upstream.watch(server, name)
+            await self.upstream.watch(site, name)
         except BaseException:
             if not before:
                 self._unwatch(place, watcher)
             raise
 
     def _unwatch(self, place: Place, watcher: Watcher) -> None:
-        server, name = place
-        names = self._watched.get(server, {})
+        site, name = self._site(place, watcher), place[1]
+        names = self._watched.get(site, {})
         watchers = names.get(name, {})
         if watchers.pop(watcher, None) is not None and not watchers:
             del names[name]
-            self.upstream.unwatch(server, name)
+            if not names:
+                del self._watched[site]
+            self.upstream.unwatch(site, name)
+
+    def _site(self, place: Place, watcher: Watcher) -> Site:
+        return Site(place[0], self._behind.peer_at(place[0], _client(watcher)))
+
+
+def _client(watcher: Watcher) -> Session | Request:
+    return watcher if isinstance(watcher, Session) else watcher.request
 
 
 def _tell(watcher: Watcher, shown: str) -> None:

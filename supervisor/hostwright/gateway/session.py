@@ -17,6 +17,7 @@ from msgspec import Raw
 from hostwright.gateway import codec
 from hostwright.gateway.asker import LATEST_LEGACY, LEGACY, Asker, Origin, asker
 from hostwright.gateway.codec import ABSENT, Fields, Message, RpcError
+from hostwright.gateway.peer import Peer
 from hostwright.gateway.view import View
 from hostwright_kit.errors import HostError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hostwright.gateway.request import Request
 
 MAX_OPEN_REQUESTS = 1_000
+ROOTS_CHANGED = "notifications/roots/list_changed"
 SUBSCRIBING = ("resources/subscribe", "resources/unsubscribe")
 """What changes `Session.subscribed`."""
 Say = Callable[[bytes], None]
@@ -49,6 +51,12 @@ class Session:
         self._asked: dict[int, asyncio.Future[Raw]] = {}
         # Not from one: the client may still answer what another daemon asked it in this session.
         self._numbers = itertools.count((secrets.randbelow(1 << 30) << 20) + 1)
+
+    @property
+    def peer(self) -> Peer:
+        """The client that it is of."""
+        who = self.client
+        return Peer(self, who.origin, who.client, who.version, who.capabilities)
 
     def begin(self, request: Request) -> bool:
         """Note a request; False, and it is refused, when too many run already."""
@@ -80,13 +88,17 @@ class Session:
         for waiting in self._asked.values():
             waiting.cancel()
 
-    async def ask(self, request: Request, method: str, params: bytes, seconds: float) -> Raw:
-        """Put a question to the client, as part of one of its requests."""
+    async def ask(self, request: Request | None, method: str, params: bytes, seconds: float) -> Raw:
+        """Put a question to the client, as part of one of its requests or of none."""
         number = next(self._numbers)
         waiting = self._asked[number] = asyncio.get_running_loop().create_future()
         line = b'{"jsonrpc":"2.0","id":%d,"method":"%b","params":%b}'
         try:
-            request.outlet.ask(request, line % (number, method.encode(), params))
+            said = line % (number, method.encode(), params)
+            if request is None:
+                self.say(said)
+            else:
+                request.outlet.ask(request, said)
             async with asyncio.timeout(seconds):
                 return await waiting
         finally:

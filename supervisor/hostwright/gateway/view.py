@@ -113,6 +113,12 @@ class View:
         """The same servers for somebody who sees less of them, or searches in them."""
         return View(self.name, self.catalog, self.select, rules=rules, mode=mode, about=self._about)
 
+    def over(self, catalog: Catalog) -> View:
+        """The same view of another catalog."""
+        return View(
+            self.name, catalog, self.select, rules=self._rules, mode=self.mode, about=self._about
+        )
+
     @property
     def tools(self) -> views.View[Owned]:
         """The tools that are seen, whatever is listed: `tool_search` finds them."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from msgspec import Raw
 
 from hostwright.gateway import codec
-from hostwright.gateway.base_link import LinkLostError
+from hostwright.gateway.asks import LinkLostError
 from hostwright.gateway.bridge import ANSWER_SECONDS, ELICIT
 from hostwright.gateway.codec import ABSENT, Fields
 from hostwright.guarded.pipeline import Client, Forward, Reply, ThirdPartyCall

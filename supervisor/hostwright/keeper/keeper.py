@@ -33,6 +33,7 @@ from hostwright.keeper.processes import Family, ProcessId
 from hostwright.keeper.records import Records, Survivors
 from hostwright.keeper.reload import Reloaded, apply
 from hostwright.keeper.server import Server
+from hostwright.keeper.sessions import SessionProcess, SessionProcesses
 from hostwright.keeper.status import (
     ActionResult,
     Activity,
@@ -130,6 +131,7 @@ class Keeper:
         self._lock = DaemonLock(runtime_dir, state_dir, locks)
         self._handed_over = False
         self._servers: dict[str, Server] = {}
+        self._sessions = SessionProcesses()
         self._looking: asyncio.Task[None] | None = None
         self._look_now = asyncio.Event()
         self._strays: dict[ProcessId, float] = {}
@@ -189,6 +191,7 @@ class Keeper:
             if self.zygote is not None:
                 # First, so that no server that is being started waits for it to get warm.
                 await self.zygote.close()
+            await self._sessions.close()
             # A reload in progress still has servers in its hands.
             async with self._reloading:
                 for layer in reversed(needs.layers(self._all_manifests())):
@@ -300,6 +303,16 @@ class Keeper:
         """Wait, bounded, until it can be used; a `HostError` says why it cannot."""
         return await self._server(name).wait_ready(timeout_seconds)
 
+    async def open_session(self, name: str) -> SessionProcess:
+        """One more process of a server that runs, for one client; `end_session` ends it."""
+        if self._around is None:
+            raise RuntimeError("sessions are opened before the keeper is open")
+        return await self._sessions.open(self._server(name), self._around)
+
+    async def end_session(self, session: SessionProcess) -> None:
+        """End it and all that came of it."""
+        await self._sessions.end(session)
+
     def status(self) -> list[ServerStatus]:
         """One row per server, at once; memory is as of the last look, seconds ago at most."""
         return [server.status() for server in self._servers.values()]
@@ -349,6 +362,7 @@ class Keeper:
 
     def _reconsider(self) -> None:
         self._reconsidering = None
+        self._sessions.look()
         for server in list(self._servers.values()):
             if server.manifest.requires or server.manifest.after:
                 server.reconsider(self._blocked(server.manifest))
@@ -412,11 +426,13 @@ class Keeper:
                 if (child := server.child) is not None and child.exit is None
             }
             try:
-                found = await asyncio.to_thread(self._look, list(children))
-                for child, memory in found.items():
-                    if (server := children[child]).child is child:
-                        server.memory = memory
-                await records.saw([child.family for child in children])
+                everyone = [*children, *self._sessions.children]
+                found = await asyncio.to_thread(self._look, everyone)
+                for child, server in children.items():
+                    if server.child is child:
+                        own = {one.child for one in self._sessions.of(server)} | {child}
+                        server.memory = _sum([found[one] for one in own if one in found])
+                await records.saw([child.family for child in everyone])
             except (OSError, HostError) as error:
                 _log.warning("Looking at the processes failed: %s", error)
             # Many servers becoming ready at once are one reason to look, not many.
@@ -432,3 +448,9 @@ class Keeper:
             )
             for child in children
         }
+
+
+def _sum(parts: list[processes.Memory]) -> processes.Memory:
+    """The worse kind of figure names the sum."""
+    kinds = {kind for _, kind in parts}
+    return sum(size for size, _ in parts), "pss" if kinds == {"pss"} else "rss"

@@ -24,15 +24,22 @@ class Opened(NamedTuple):
     group: Group | None
 
 
-async def open_target(manifest: Manifest, around: Surroundings, log: ServerLog) -> Opened:
-    """Start it; a `HostError` says why that cannot be."""
+async def open_target(
+    manifest: Manifest, around: Surroundings, log: ServerLog, *, instance: str = ""
+) -> Opened:
+    """Start it; a `HostError` says why that cannot be.
+
+    `instance` tells a further process of the same server from the first one.
+    """
     expanded = expand(manifest, around.environ, await around.secrets(manifest))
     log.mask(expanded.secret_values)
     if manifest.url is not None:
         return Opened(Remote(manifest.name, manifest.url, expanded.headers), None)
     group: Group | None = None
     if manifest.limits.any:
-        group = await asyncio.to_thread(around.groups.make, manifest.name, manifest.limits)
+        group = await asyncio.to_thread(
+            around.groups.make, manifest.name + instance, manifest.limits
+        )
     try:
         with around.prepare(manifest) as extras:
             what = Launch(
