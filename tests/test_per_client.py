@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fastmcp import Client
 from fastmcp.client.elicitation import ElicitResult
@@ -56,12 +56,12 @@ async def facts(client: Client[Any]) -> dict[str, Any]:
     return json.loads(text(await client.call_tool("facts", {})))
 
 
-def runs(pid: int) -> bool:
+def runs(one: psutil.Process) -> bool:
+    """Also where nobody has asked yet how it ended."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 async def ada(*_: Any) -> ElicitResult[Any]:
@@ -79,23 +79,28 @@ async def test_each_client_has_a_process_that_ends_with_it(
 
     async with client() as first, client(elicit=ada) as second:
         one, other = await facts(first), await facts(second)
-        assert len({one["pid"], other["pid"], daemon.server("own")["pid"]}) == 3
+        row = daemon.server("own")
+        # By more than their numbers, which others get later.
+        processes = [psutil.Process(found["pid"]) for found in (one, other)]
+        assert len({one["pid"], other["pid"], row["pid"]}) == 3
+        assert row["sessions"] >= 2
+        assert daemon.server("shared")["sessions"] is None
         assert "elicitation" not in one["capabilities"]
         assert "elicitation" in other["capabilities"]
         assert (await facts(first))["calls"] == 2, "a session of its own goes on"
         assert (await facts(second))["calls"] == 2
     if way == "stdio":
         # Nothing tells that a client of HTTP is gone, unless it says so.
-        wait_for(lambda: not runs(one["pid"]) and not runs(other["pid"]))
+        wait_for(lambda: not any(map(runs, processes)))
 
 
 async def test_a_session_that_is_ended_by_its_client_over_http_ends(
     daemon: Daemon, key: str
 ) -> None:
     async with daemon.client("http", "legacy", server="own", token=key) as client:
-        pid = (await facts(client))["pid"]
+        process = psutil.Process((await facts(client))["pid"])
         await client.session.send_ping()
-    wait_for(lambda: not runs(pid))
+    wait_for(lambda: not runs(process))
 
 
 @every_era
@@ -107,20 +112,21 @@ async def test_a_crash_fails_its_call_and_the_next_one_has_a_new_session(
         daemon.client("stdio", era, server="own", token=key) as other,
     ):
         before, untouched = await facts(client), await facts(other)
+        process = psutil.Process(before["pid"])
         result = await client.call_tool("die", {}, raise_on_error=False)
         assert failure(result)["code"] == "server_ended"
         after = await facts(client)
         assert after["pid"] != before["pid"]
         assert after["calls"] == 1
         assert (await facts(other))["pid"] == untouched["pid"]
-    wait_for(lambda: not runs(before["pid"]))
+    wait_for(lambda: not runs(process))
 
 
 async def test_who_stops_the_server_ends_its_sessions(daemon: Daemon) -> None:
     async with daemon.client("stdio", "legacy", server="stopped") as client:
-        pid = (await facts(client))["pid"]
+        process = psutil.Process((await facts(client))["pid"])
         assert daemon.act("stopped", "stop").status_code == 200
-        wait_for(lambda: not runs(pid))
+        wait_for(lambda: not runs(process))
         result = await client.call_tool("facts", {}, raise_on_error=False)
         assert failure(result)["code"] == "server_unavailable"
 
@@ -163,6 +169,21 @@ async def test_a_question_that_may_be_for_either_of_two_clients_reaches_neither(
         await call
     assert "Calls of 2 clients are running" in said["error"]["message"]
     assert "per-client" in said["error"]["message"]
+
+
+async def test_who_leaves_a_question_open_keeps_nobody_from_being_asked(daemon: Daemon) -> None:
+    with daemon.wire("shared") as wire:
+        asked = wire.ask("tools/call", CAN_ASK, name="ask", arguments={})["result"]
+        assert asked["resultType"] == "input_required"
+    # Until it is seen that it left, the question may be for either.
+    said: dict[str, Any] = {"error": None}
+    async with (
+        daemon.client("stdio", "legacy", server="shared", elicit=ada) as client,
+        asyncio.timeout(20),
+    ):
+        while "error" in said:
+            said = json.loads(text(await client.call_tool("ask", {})))
+    assert said["result"]["content"] == {"name": "Ada"}
 
 
 @pytest.mark.parametrize("server", ["own", "shared"])
@@ -261,13 +282,13 @@ async def test_a_killed_daemon_leaves_no_session_behind(tmp_path: Path) -> None:
     key = home.token("killed")
     try:
         with home.up() as daemon:
-            pids: list[int] = []
+            processes: list[psutil.Process] = []
             for name in ("a", "b"):
                 async with daemon.client("http", server="own", token=key, name=name) as client:
-                    pids.append((await facts(client))["pid"])
-            assert all(map(runs, pids)), "nothing told that these clients are gone"
+                    processes.append(psutil.Process((await facts(client))["pid"]))
+            assert all(map(runs, processes)), "nothing told that these clients are gone"
             daemon.kill_daemon()
         with home.up():
-            wait_for(lambda: not any(map(runs, pids)))
+            wait_for(lambda: not any(map(runs, processes)))
     finally:
         home.close()

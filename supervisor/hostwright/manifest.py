@@ -210,7 +210,9 @@ class Manifest(BaseModel):
             return 0.0
         if self.idle_after_seconds is not None:
             return self.idle_after_seconds
-        return 0.0 if self.command is not None else OURS_SLEEP_AFTER_SECONDS
+        # What a session keeps for its client would be lost with it.
+        kept = self.command is not None or self.session == "per-client"
+        return 0.0 if kept else OURS_SLEEP_AFTER_SECONDS
 
     @property
     def folder(self) -> Path | None:

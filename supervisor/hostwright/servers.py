@@ -208,6 +208,7 @@ class Servers:
 
     def gone(self, connection: object) -> None:
         """A session of the handshake era or a connection over lines ended."""
+        self.held.gone(connection)
         self.sessions.gone(connection)
 
     def roots_changed(self, session: Session) -> None:

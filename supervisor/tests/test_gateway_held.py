@@ -23,8 +23,14 @@ ASKER = Peer(None, Origin("http"), "tester", "1", b'{"elicitation":{}}')
 class Line:
     """The link that the call is on."""
 
+    def __init__(self) -> None:
+        self.cancelled: list[int] = []
+
     def hand_over(self, *_: object) -> None:
         """Nobody answers here."""
+
+    def cancel(self, number: int) -> None:
+        self.cancelled.append(number)
 
 
 class Caller:
@@ -83,9 +89,19 @@ async def test_a_client_that_does_not_come_back_is_given_up(
     assert isinstance(said[0], RpcError)
     with pytest.raises(HostError, match="is not open"):
         calls.take(Caller(), retry(result["requestState"]))
-    late, told = question()
-    held.asked(late)
-    assert isinstance(told[0], RpcError), "nobody is there to be asked more"
+    assert cast("Line", held.link).cancelled == [1], "the server need not go on"
+
+
+async def test_a_client_that_is_gone_is_not_waited_for() -> None:
+    calls = HeldCalls()
+    held, _, said = keep(calls)
+    connection = object()
+    held.peer = ASKER._replace(connection=connection)
+    calls.gone(object())
+    assert not said
+    calls.gone(connection)
+    assert [str(one) for one in said] == ["The client is gone."]
+    assert cast("Line", held.link).cancelled == [1]
 
 
 async def test_no_more_calls_are_held_than_is_bearable(monkeypatch: pytest.MonkeyPatch) -> None:

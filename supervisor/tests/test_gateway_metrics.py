@@ -50,6 +50,7 @@ FULL = Snapshot(
             health_age_seconds=1.5,
             memory_bytes=4096,
             uptime_seconds=60.0,
+            sessions=2,
         ),
         status("beta", State.BROKEN, health="failing"),
     ],
@@ -65,6 +66,7 @@ def test_the_state_of_servers() -> None:
     assert value(found["hostwright_server_restarts"], "_total", server="alpha") == 3
     assert value(found["hostwright_server_health_seconds"], server="alpha") == 0.25
     assert value(found["hostwright_server_memory_bytes"], server="alpha") == 4096
+    assert value(found["hostwright_server_sessions"], server="alpha") == 2
     states = {
         each.labels["hostwright_server_state"]: each.value
         for each in found["hostwright_server_state"].samples

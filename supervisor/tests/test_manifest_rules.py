@@ -58,6 +58,8 @@ def test_who_sleeps_when_nothing_is_said() -> None:
     assert after(command=["x"]) == 0
     assert after(command=["x"], idle_after_seconds=5) == 5
     assert after(url="http://127.0.0.1:1/mcp") == 0
+    assert after(fastmcp="/a/b.py:mcp") == OURS_SLEEP_AFTER_SECONDS
+    assert after(fastmcp="/a/b.py:mcp", session="per-client") == 0
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def render(state: DaemonStatus) -> RenderableType:
         colour = COLOURS.get(server.state, "yellow")
         table.add_row(
             server.name,
-            f"[{colour}]{server.state}[/]",
+            f"[{colour}]{server.state}[/]{_sessions(server)}",
             str(server.pid or "–"),
             str(server.tools if server.tools is not None else "–"),
             _health(server),
@@ -186,6 +186,12 @@ def render(state: DaemonStatus) -> RenderableType:
     token = "with a bearer token (hostwright token NAME)" if state.require_token else "no token"
     parts.append(Text(f"\ngateway {state.url}  {token}   policy {state.profile}", style="dim"))
     return Group(*parts)
+
+
+def _sessions(server: ServerStatus) -> str:
+    if not server.sessions:
+        return ""
+    return f", {server.sessions} session{'' if server.sessions == 1 else 's'}"
 
 
 def connect_lines(url: str) -> str:

@@ -59,7 +59,6 @@ class Held:
         self.question = question
         self.further: list[Question] = []
         self.outcome: tuple[Raw | None, Exception | None] | None = None
-        self._expired = False
 
     attentive = False
     log_level = None
@@ -74,21 +73,17 @@ class Held:
 
     def asked(self, question: Question) -> None:
         """One more question, for when the client comes back."""
-        if self._expired:
-            question.refuse(_EXPIRED)
-        else:
-            self.further.append(question)
+        self.further.append(question)
 
     def done(self, result: Raw | None, error: Exception | None) -> None:
         """The server did not wait for the answer."""
         self.outcome = (result, error)
 
-    def expire(self) -> None:
-        """The client did not come back."""
-        self._expired = True
+    def give_up(self, why: str) -> None:
+        """The client did not come back: the server is told, and need not go on."""
         for question in (self.question, *self.further):
-            question.refuse(_EXPIRED)
-        self.further.clear()
+            question.refuse(why)
+        self.link.cancel(self.number)
 
 
 _EXPIRED = f"The client did not answer within {HELD_SECONDS:g} s."
@@ -144,6 +139,14 @@ class HeldCalls:
         del self._held[name]
         return held, found
 
+    def gone(self, connection: object) -> None:
+        """A client ended. What it was asked must not keep others from being asked."""
+        for name, (held, timer) in list(self._held.items()):
+            if held.peer.connection is connection:
+                timer.cancel()
+                del self._held[name]
+                held.give_up("The client is gone.")
+
     def _expire(self, name: str) -> None:
         held, _ = self._held.pop(name)
-        held.expire()
+        held.give_up(_EXPIRED)

@@ -168,6 +168,9 @@ def _of_servers(servers: Sequence[ServerStatus]) -> Iterable[Metric]:
     uptime = GaugeMetricFamily(
         "hostwright_server_uptime_seconds", "Since its process started.", labels=label
     )
+    sessions = GaugeMetricFamily(
+        "hostwright_server_sessions", "Clients that have a session of their own.", labels=label
+    )
     for one in servers:
         name = [one.name]
         up.add_metric(name, 1 if one.health == "ok" else 0)
@@ -179,10 +182,11 @@ def _of_servers(servers: Sequence[ServerStatus]) -> Iterable[Metric]:
             (latency, None if one.latency_ms is None else one.latency_ms / 1000),
             (memory, one.memory_bytes),
             (uptime, one.uptime_seconds),
+            (sessions, one.sessions),
         ):
             if value is not None:
                 family.add_metric(name, value)
-    return (up, state, restarts, tools, age, latency, memory, uptime)
+    return (up, state, restarts, tools, age, latency, memory, uptime, sessions)
 
 
 def _child(server: str, tool: str, outcome: Outcome) -> Histogram:

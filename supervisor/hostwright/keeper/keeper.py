@@ -315,7 +315,13 @@ class Keeper:
 
     def status(self) -> list[ServerStatus]:
         """One row per server, at once; memory is as of the last look, seconds ago at most."""
-        return [server.status() for server in self._servers.values()]
+        return [self._status(server) for server in self._servers.values()]
+
+    def _status(self, server: Server) -> ServerStatus:
+        row = server.status()
+        if server.manifest.session == "shared":
+            return row
+        return row.model_copy(update={"sessions": len(self._sessions.of(server))})
 
     def log_path(self, name: str) -> Path:
         """Its stderr log."""

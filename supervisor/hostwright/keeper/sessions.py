@@ -76,6 +76,7 @@ class SessionProcesses:
 
     def __init__(self) -> None:
         self._open: set[SessionProcess] = set()
+        self._opening: set[asyncio.Task[SessionProcess]] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
@@ -89,7 +90,24 @@ class SessionProcesses:
         return [one for one in self._open if one.server is server]
 
     async def open(self, server: Server, around: Surroundings) -> SessionProcess:
-        """Start one more; a `HostError` says why that cannot be."""
+        """Start one more; a `HostError` says why that cannot be.
+
+        Half a start cannot be taken back: when the caller is cancelled, what comes of it is ended.
+        """
+        opening = asyncio.ensure_future(self._started(server, around))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._unwanted)
+            raise
+
+    def _unwanted(self, opening: asyncio.Task[SessionProcess]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self._begin_end(opening.result())
+
+    async def _started(self, server: Server, around: Surroundings) -> SessionProcess:
         made = await open_target(server.manifest, around, server.log, instance=f".{next(_numbers)}")
         found = SessionProcess(server, made.target, made.group, around)
         self._open.add(found)
@@ -118,6 +136,8 @@ class SessionProcesses:
 
     async def close(self) -> None:
         """End all."""
+        if self._opening:
+            await asyncio.wait(self._opening)
         for one in list(self._open):
             self._begin_end(one)
         if self._ending:

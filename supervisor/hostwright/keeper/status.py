@@ -166,6 +166,11 @@ class ServerStatus(BaseModel, frozen=True):
         default=None, description="Why it does not run, where that is no failure; or what is odd."
     )
     in_flight: int = Field(default=0, description="Calls that it is working on.")
+    sessions: int | None = Field(
+        default=None,
+        description="Clients that have a session of their own now; their processes count in "
+        "memory. None: all share one.",
+    )
     silent_seconds: float | None = Field(
         default=None, description="Since its oldest running call showed progress or was sent."
     )
