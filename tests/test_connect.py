@@ -121,6 +121,17 @@ def test_what_is_asked_before_the_pipe_is_closed_is_answered(daemon: Daemon) -> 
         assert wire.process.wait(10) == 0
 
 
+def test_a_client_that_says_nothing_at_all_ends_in_peace(
+    home: Installation, daemon: Daemon
+) -> None:
+    command = [str(BIN / "hostwright"), "connect", "demo"]
+    done = subprocess.run(
+        command, env=home.env, input=b"", capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert daemon.process.poll() is None
+
+
 def test_a_name_that_no_server_has_is_refused_with_those_there_are(
     home: Installation, daemon: Daemon
 ) -> None:

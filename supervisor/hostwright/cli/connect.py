@@ -32,6 +32,7 @@ MODULE = ("-P", "-m", "hostwright")
 ENSURE_SECONDS = 60.0
 RESUME_SECONDS = 60.0
 """How long the next daemon may take to come, when one was killed."""
+BYE = b"bye\n"
 USAGE = """usage: hostwright connect [--ensure] [NAME]
 
 Without NAME all servers are offered in one. --ensure starts the daemon when none runs.
@@ -150,7 +151,11 @@ def _greet(connection: socket.socket, name: str, resume: str, *, hand_over: bool
         connection.sendmsg([hello], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     else:
         connection.sendall(hello)
-    answer = json.loads(_read_line(connection) or "{}")
+    line = _read_line(connection)
+    if line == BYE:
+        # The client hung up before it said anything, and the daemon has noticed already.
+        raise SystemExit(0)
+    answer = json.loads(line or "{}")
     if not answer.get("connected"):
         _fail(
             f"The daemon refused the connection: {answer.get('error', 'it hung up')}.",
