@@ -15,6 +15,7 @@ from hostwright.gateway.asker import SUBSCRIPTION_META
 from hostwright.gateway.behind import Behind
 from hostwright.gateway.codec import RpcError
 from hostwright.gateway.link import Link
+from hostwright.gateway.peer import Site
 from hostwright.gateway.upstream import ACKNOWLEDGED, LISTEN, Upstream
 
 from .test_gateway_link import Peer, linked
@@ -23,12 +24,12 @@ from .test_gateway_link import Peer, linked
 class World:
     """One server, and what is watched there."""
 
-    name = "demo"
+    site = Site("demo")
 
     def __init__(self) -> None:
         self.declared: dict[str, Any] = {"resources": {"subscribe": True}}
         self.watched: list[str] = []
-        self.missed: asyncio.Queue[str] = asyncio.Queue()
+        self.missed: asyncio.Queue[Site] = asyncio.Queue()
         self.upstream = Upstream(
             cast("Behind", self), lambda _: self.watched, self.missed.put_nowait
         )
@@ -36,29 +37,30 @@ class World:
         self.peer: Peer
 
     def capabilities(self, server: str) -> dict[str, Any]:
-        assert server == self.name
+        assert server == self.site.server
         return self.declared
 
-    def ready(self, server: str) -> Link | None:
-        assert server == self.name
+    def ready(self, server: str, client: object = None) -> Link | None:
+        assert client is None
+        assert server == self.site.server
         return self.link_now
 
-    async def link(self, server: str) -> Link:
-        found = self.ready(server)
+    async def link(self, server: str, client: object = None) -> Link:
+        found = self.ready(server, client)
         assert found
         return found
 
     def hear(self, method: str, params: Raw) -> None:
         assert method == ACKNOWLEDGED
-        self.upstream.acknowledged(self.name, params)
+        self.upstream.acknowledged(self.site, params)
 
     def watch(self, uri: str) -> asyncio.Task[None]:
         self.watched.append(uri)
-        return asyncio.create_task(self.upstream.watch(self.name, uri))
+        return asyncio.create_task(self.upstream.watch(self.site, uri))
 
     def unwatch(self, uri: str) -> None:
         self.watched.remove(uri)
-        self.upstream.unwatch(self.name, uri)
+        self.upstream.unwatch(self.site, uri)
 
     def acknowledge(self, asked: dict[str, Any]) -> None:
         meta = {SUBSCRIPTION_META: asked["id"]}
@@ -174,16 +176,16 @@ async def test_a_stream_that_ends_is_opened_again_and_what_was_missed_is_told(
         assert wanted(again) == {"toolsListChanged": True, "resourceSubscriptions": ["x://a"]}
         assert w.missed.empty()
         w.acknowledge(again)
-        assert await asyncio.wait_for(w.missed.get(), 5) == "demo"
+        assert await asyncio.wait_for(w.missed.get(), 5) == w.site
 
 
 async def test_a_server_that_has_nothing_to_tell_is_not_asked() -> None:
     async with world() as w:
-        w.upstream.renew("demo")
+        w.upstream.renew(w.site)
         w.declared["tools"] = {"listChanged": False}
-        w.upstream.renew("demo")
+        w.upstream.renew(w.site)
         w.declared["prompts"] = {"listChanged": True}
-        w.upstream.renew("demo")
+        w.upstream.renew(w.site)
         assert wanted(await w.listened()) == {"promptsListChanged": True}
 
 
@@ -196,7 +198,7 @@ async def test_of_the_handshake_era_each_resource_is_subscribed_to_once() -> Non
         assert (asked["method"], asked["params"]["uri"]) == ("resources/subscribe", "x://a")
         w.peer.answer(asked)
         await watching
-        await asyncio.create_task(w.upstream.watch("demo", "x://a"))
+        await asyncio.create_task(w.upstream.watch(w.site, "x://a"))
         w.unwatch("x://a")
         asked = await w.peer.next()
         assert (asked["method"], asked["params"]["uri"]) == ("resources/unsubscribe", "x://a")
