@@ -21,6 +21,12 @@ SERVER = Path(__file__).with_name("asking_server.py")
 CAN_ASK = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
 OTHER = {**CAN_ASK, "io.modelcontextprotocol/clientInfo": {"name": "another", "version": "1"}}
 ANSWER = {"question": {"action": "accept", "content": {"name": "Ada"}}}
+EAGER_CHECKS = """
+[health]
+interval_seconds = 0.2
+timeout_seconds = 1.0
+failures_before_restart = 2
+"""
 _numbers = itertools.count()
 
 every_way = pytest.mark.parametrize("way", ["stdio", "http"])
@@ -34,6 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     command = f"command = {json.dumps([sys.executable, str(SERVER)])}"
     home.manifest("own", command, more='session = "per-client"')
     home.manifest("stopped", command, more='session = "per-client"')
+    home.manifest("wedged", command, more='session = "per-client"\n' + EAGER_CHECKS)
     home.manifest("shared", command)
     try:
         yield home
@@ -120,6 +127,21 @@ async def test_a_crash_fails_its_call_and_the_next_one_has_a_new_session(
         assert after["calls"] == 1
         assert (await facts(other))["pid"] == untouched["pid"]
     wait_for(lambda: not runs(process))
+
+
+async def test_a_session_that_answers_no_more_is_given_up_and_the_next_call_has_another(
+    daemon: Daemon,
+) -> None:
+    async with daemon.client("stdio", "legacy", server="wedged") as client:
+        before = await facts(client)
+        process = psutil.Process(before["pid"])
+        process.suspend()
+        result = await client.call_tool("facts", {}, raise_on_error=False)
+        assert failure(result)["code"] == "server_ended"
+        after = await facts(client)
+        assert (after["pid"] != before["pid"], after["calls"]) == (True, 1)
+    wait_for(lambda: not runs(process))
+    assert "health checks in a row failed" in daemon.home.cli("logs", "wedged").stdout
 
 
 async def test_who_stops_the_server_ends_its_sessions(daemon: Daemon) -> None:

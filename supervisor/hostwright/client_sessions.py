@@ -3,7 +3,8 @@
 A client's first call opens its session: over stdio a process of its own, started and ended by the
 keeper; over `url` one more connection. The handshake says what *this* client can. It ends with the
 client; where nothing tells that the client is gone (HTTP), when it was idle for long. One that
-crashes fails the calls that run in it, and the next call opens another.
+crashes, or answers its health checks no more, fails the calls that run in it, and the next call
+opens another.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from hostwright.gateway.questions import Whom
 from hostwright.gateway.session import ROOTS_CHANGED, Session
 from hostwright.gateway.upstream import ACKNOWLEDGED
 from hostwright.gateway.view import View
+from hostwright.keeper.checks import Checks
 from hostwright.keeper.keeper import Keeper
+from hostwright.keeper.machine import Input
 from hostwright.keeper.reload import needs_restart
 from hostwright.keeper.server import Target
 from hostwright.keeper.sessions import SessionProcess
-from hostwright.keeper.status import Activity
+from hostwright.keeper.status import Activity, Health
 from hostwright.manifest import Manifest
 from hostwright_kit.errors import HostError
 
@@ -99,6 +102,7 @@ class ClientSession:
         self.capabilities: Mapping[str, Any] = {}
         self.level: str | None = None
         self.used = time.monotonic()
+        self.checking: asyncio.Task[None] | None = None
 
     link: Link | RemoteLink
 
@@ -142,6 +146,8 @@ class ClientSessions:
             now = self._manifests.get(key[0])
             if now is None or needs_restart(one.manifest, now):
                 self._drop(one)
+            else:
+                one.manifest = now
 
     @property
     def any(self) -> bool:
@@ -252,6 +258,7 @@ class ClientSessions:
             self._run(self._end(session))
             raise
         self._open[key] = session
+        session.checking = asyncio.create_task(self._check(session))
         self._overlay(peer).begin(server)
         if self._sweeping is None:
             self._sweeping = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
@@ -289,9 +296,26 @@ class ClientSessions:
         if self._open.get(session.key) is session:
             self._drop(session)
 
+    async def _check(self, session: ClientSession) -> None:
+        """As the keeper checks the server itself; here nothing is started anew."""
+
+        async def ask() -> Health:
+            started = time.perf_counter()
+            await session.link.check()
+            return Health(latency_ms=(time.perf_counter() - started) * 1000, tools=0)
+
+        checks = Checks(session.manifest, session.process.clean, session.link.activity)
+        async for found in checks.findings(ask):
+            checks.manifest = session.manifest
+            if found.event is Input.UNANSWERED:
+                session.process.note(f"a session is given up: {found.reason}")
+                self._lost(session)
+
     def _drop(self, session: ClientSession) -> None:
         server, peer = session.key
         self._open.pop(session.key, None)
+        if session.checking is not None:
+            session.checking.cancel()
         changed: frozenset[Kind] = frozenset()
         if (overlay := self._overlays.get(peer)) is not None:
             changed = overlay.end(server)

@@ -26,6 +26,9 @@ _numbers = itertools.count()
 class FakeProcess:
     target = None
 
+    def clean(self, text: str) -> str:
+        return text
+
 
 class FakeKeeper:
     """Opens what is asked for, and remembers what was ended."""
@@ -55,6 +58,9 @@ class FakeLink:
 
     def activity(self) -> Activity:
         return self.now
+
+    async def check(self) -> None:
+        """It answers."""
 
     async def close(self) -> None:
         self.alive = False

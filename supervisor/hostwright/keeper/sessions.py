@@ -47,6 +47,14 @@ class SessionProcess:
         """The process, if there is one."""
         return self.target if isinstance(self.target, Child) else None
 
+    def clean(self, text: str) -> str:
+        """`text` fit to be kept and shown."""
+        return self._log.clean(text)
+
+    def note(self, what: str) -> None:
+        """Something that the log of its server should tell."""
+        self._log.note(what)
+
     async def end(self) -> None:
         """End it and all that came of it; it goes on if the caller is cancelled."""
         if self._ending is None:
