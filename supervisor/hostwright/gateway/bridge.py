@@ -7,6 +7,8 @@ becomes a request of its own to the client.
 
 from __future__ import annotations
 
+import secrets
+
 from msgspec import Raw
 
 from hostwright.gateway import codec
@@ -43,7 +45,7 @@ async def _put(request: Request, question: Raw, server: str) -> Raw:
     method, session = codec.text(asked.get("method")), request.session
     if method not in QUESTIONS or session is None:
         raise RpcError(CANNOT_ASK, f"The server {server} asks for {method!r}.")
-    params = bytes(asked.get("params", Raw(b"{}")))
+    params = _params(asked.get("params", Raw(b"{}")))
     try:
         answer = await session.ask(request, method, params, ANSWER_SECONDS)
     except (TimeoutError, HostError):
@@ -56,3 +58,11 @@ async def _put(request: Request, question: Raw, server: str) -> Raw:
         return answer
     found = codec.fields(answer) if codec.first(answer) == b"{" else {}
     return answer if codec.text(found.get("action")) in ACTIONS else CLOSED
+
+
+def _params(said: Raw) -> bytes:
+    """As the handshake era has them: what opens an address has a name there."""
+    found = codec.fields(said) if codec.first(said) == b"{" else {}
+    if codec.text(found.get("mode")) != "url" or "elicitationId" in found:
+        return bytes(said)
+    return codec.encode({**found, "elicitationId": secrets.token_urlsafe(12)})

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 import mcp_types as mcp
 from fastmcp.server.context import Context
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
-from hostwright_guard.asking_secret import ask_value, can_ask
+from hostwright_guard.asking_secret import Agreed, ask_to_open, can_open, value_kept
+from hostwright_guard.secret_page import Page, Pages
 from hostwright_kit.canonical import digest
 from hostwright_kit.errors import HostError
 from hostwright_kit.runtime import Runtime
@@ -62,24 +65,30 @@ class Opener:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
+    def use_here(self, work: Callable[[Vault], Found]) -> Found:
+        """What `work` finds."""
+        vault = open_vault(self._runtime.paths.state_dir, self._runtime.ledger)
+        try:
+            return work(vault)
+        finally:
+            vault.close()
+
     async def use(self, work: Callable[[Vault], Found]) -> Found:
-        """What `work` finds; in a thread."""
-
-        def run() -> Found:
-            vault = open_vault(self._runtime.paths.state_dir, self._runtime.ledger)
-            try:
-                return work(vault)
-            finally:
-                vault.close()
-
-        return await asyncio.to_thread(run)
+        """The same, in a thread."""
+        return await asyncio.to_thread(self.use_here, work)
 
 
 def register(app: HostServer, runtime: Runtime) -> None:
     """Add the tools."""
     opener = Opener(runtime)
     _register_reading(app, opener)
-    _register_writing(app, opener, via_client=runtime.config.approval.via_client)
+    pages = Pages()
+
+    async def close() -> None:
+        pages.close()
+
+    runtime.on_close(close)
+    _register_writing(app, opener, pages, via_client=runtime.config.approval.via_client)
 
 
 def _register_reading(app: HostServer, opener: Opener) -> None:
@@ -109,46 +118,79 @@ def _register_reading(app: HostServer, opener: Opener) -> None:
         return SecretTests(ok=all(one.ok for one in found), entries=found)
 
 
-def _register_writing(app: HostServer, opener: Opener, *, via_client: bool) -> None:
+def _register_writing(app: HostServer, opener: Opener, pages: Pages, *, via_client: bool) -> None:
     @app.write_tool(destructive=False, title="Keep a new secret")
     async def secret_set(
         name: Name, ctx: Context, servers: Servers = ()
     ) -> SecretInfo | mcp.InputRequiredResult:
-        """Have the owner type a new secret: the client asks its user, and no argument holds it.
+        """Have the owner type a new secret: on a page of this machine that the client has its user
+        open; no argument holds it, and no client sees it.
 
-        Where the client cannot ask, the error names the command for the owner's terminal. An entry
-        that exists is changed there only.
+        secret_pending: the page stays open for 5 minutes; the same call again waits on. Where the
+        client cannot open an address, the error names the command for the owner's terminal. An
+        entry that exists is changed there only.
         """
         command = f"hostwright secret set {name}"
         command += "".join(f" --server {server}" for server in servers)
-        if any(one.name == name for one in await opener.use(lambda vault: vault.list())):
-            raise HostError(
-                f"There is a secret {name} already; it was left as it is.",
-                fix=f"Let the owner run `{command}` to replace it, or use another name.",
-                code="secret_exists",
-            )
-        if not via_client or not can_ask(ctx):
-            raise HostError(
-                f"The value of {name} cannot be asked for over this client.",
-                fix=f"Ask the owner to run `{command}` in a terminal.",
-                code="terminal_needed",
-            )
-        state = digest({"secret": name, "servers": servers})
-        answer = await ask_value(ctx, name, ", ".join(servers) or "no server yet", state)
-        if isinstance(answer, mcp.InputRequiredResult):
-            return answer
-        if answer is None:
-            raise HostError(
-                f"The owner gave no value for {name}; nothing was kept.",
-                fix=f"Ask the owner to run `{command}` in a terminal, if it is needed.",
-                code="secret_not_given",
-            )
-        return await opener.use(
-            lambda vault: vault.set(name, answer, servers=servers, must_be_new=True)
-        )
+        page = pages.get(name, servers)
+        if page is None or not page.kept.done():
+            await _refuse_old(opener, name, command)
+            if not via_client or not can_open(ctx):
+                raise HostError(
+                    f"The value of {name} cannot be asked for over this client.",
+                    fix=f"Ask the owner to run `{command}` in a terminal.",
+                    code="terminal_needed",
+                )
+            if page is None or not page.open:
+
+                def keep(value: SecretStr) -> SecretInfo:
+                    return opener.use_here(
+                        lambda vault: vault.set(name, value, servers=servers, must_be_new=True)
+                    )
+
+                page = pages.open(name, servers, keep)
+            answer: Agreed | mcp.InputRequiredResult = "accept"
+            if not page.agreed:
+                state = digest({"secret": name, "servers": servers, "page": page.path})
+                answer = await ask_to_open(ctx, page, state)
+            if isinstance(answer, mcp.InputRequiredResult):
+                return answer
+            if answer == "decline":
+                pages.forget(page)
+                raise HostError(
+                    f"The owner gave no value for {name}; nothing was kept.",
+                    fix=f"Ask the owner to run `{command}` in a terminal, if it is needed.",
+                    code="secret_not_given",
+                )
+            if answer == "unasked":
+                raise _pending(page, command)
+            page.agreed = True
+        kept = await value_kept(ctx, page)
+        if kept is None:
+            raise _pending(page, command)
+        pages.forget(page)
+        return kept
 
     @app.write_tool(destructive=True, title="Delete a secret")
     async def secret_delete(name: Name) -> Deleted:
         """Forget a secret for good. Servers that have it keep it until they are restarted."""
         await opener.use(lambda vault: vault.delete(name))
         return Deleted(deleted=name)
+
+
+async def _refuse_old(opener: Opener, name: str, command: str) -> None:
+    if any(one.name == name for one in await opener.use(lambda vault: vault.list())):
+        raise HostError(
+            f"There is a secret {name} already; it was left as it is.",
+            fix=f"Let the owner run `{command}` to replace it, or use another name.",
+            code="secret_exists",
+        )
+
+
+def _pending(page: Page, command: str) -> HostError:
+    left = max(0, math.ceil(page.until - time.monotonic()))
+    return HostError(
+        f"No value for {page.name} yet; the page where the owner types it is open for {left} s.",
+        fix=f"Make the same call again to go on waiting, or ask the owner to run `{command}`.",
+        code="secret_pending",
+    )
