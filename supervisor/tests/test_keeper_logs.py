@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -142,6 +143,18 @@ async def test_a_burst_is_shown_soon_even_when_nothing_follows(
             await asyncio.sleep(0.05)
     os.close(write)
     await drain.finish(5)
+
+
+def test_one_line_too_many_is_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LINES_PER_SECOND", 5)
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: 7.0))
+    log = ServerLog(tmp_path / "x.log", redact_text)
+    lines = logs._Lines(log, None)
+    lines.feed(b"line\n" * 10)
+    lines.feed(b"the end\nhalf a li")
+    lines.feed(b"ne\n")
+    lines.end()
+    assert log.last[-2:] == ("the end", "half a line")
 
 
 async def test_who_else_holds_the_pipe_is_not_waited_for(tmp_path: Path) -> None:

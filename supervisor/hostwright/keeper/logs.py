@@ -271,6 +271,7 @@ class _Lines:
         self._lines_now = self._bytes_now = 0
         self._dropped_bytes = 0
         self._dropped_tail = b""
+        self._dropped_at_line = False  # the tail begins where a line does
         self._after_gap = False
 
     def feed(self, chunk: bytes) -> None:
@@ -280,12 +281,20 @@ class _Lines:
             self.catch_up()
             self._second, self._lines_now, self._bytes_now = second, 0, 0
         if self._lines_now >= LINES_PER_SECOND or self._bytes_now >= BYTES_PER_SECOND:
-            self._dropped_bytes += len(chunk)
-            # Kept in case that these are its last words.
-            self._dropped_tail = (self._dropped_tail + chunk)[-MAX_LINE_CHARS:]
+            self._drop(chunk)
             return
         self._bytes_now += len(chunk)
         self._split(chunk)
+
+    def _drop(self, chunk: bytes) -> None:
+        """Too much; the end of it is kept in case that these are its last words."""
+        if not self._dropped_bytes:
+            self._dropped_at_line = not self._partial and not self._cutting
+        self._dropped_bytes += len(chunk)
+        tail = self._dropped_tail + chunk
+        if len(tail) > MAX_LINE_CHARS:
+            tail, self._dropped_at_line = tail[-MAX_LINE_CHARS:], False
+        self._dropped_tail = tail
 
     @property
     def wait_milliseconds(self) -> int | None:
@@ -321,10 +330,9 @@ class _Lines:
             f"{dropped} bytes of stderr were not kept: more than {LINES_PER_SECOND} lines or "
             f"{BYTES_PER_SECOND} bytes in one second"
         )
-        # Where a line began is not known; nor whether a private key did.
+        # Whether a private key began in it is not known; nor, mostly, where a line did.
         self._partial, self._cutting, self._after_gap = b"", False, True
-        _, _, from_line = tail.partition(b"\n")
-        self._split(from_line)
+        self._split(tail if self._dropped_at_line else tail.partition(b"\n")[2])
 
     def _line(self, raw: bytes) -> None:
         self._lines_now += 1
