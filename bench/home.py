@@ -75,7 +75,7 @@ class Home:
             # The owner accepts in advance: what is measured is the ledger, not a person.
             "HOSTWRIGHT_POLICY__PROFILE": "autonomous",
             # Reads leave no entry, acts do: what is compared are fronts that keep no record.
-            "HOSTWRIGHT_LEDGER__RECORD_READS": "false",
+            "HOSTWRIGHT_LEDGER__READS": "none",
         }
         self.url = ""
         self.token = ""

@@ -25,7 +25,8 @@ import mcp_types as mcp
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 
-from hostwright_kit.audit import Event, EventFilter, list_events, verify
+from hostwright_kit.access_reading import list_all
+from hostwright_kit.audit import Event, EventFilter, verify
 from hostwright_kit.runtime import LEDGER_FILE
 from hostwright_kit.vouching import ERROR_META
 
@@ -110,8 +111,8 @@ class Installation:
         return self.state / LEDGER_FILE
 
     def events(self, **wanted: str) -> list[Event]:
-        """The ledger, oldest first."""
-        return list_events(self.ledger, EventFilter(**wanted), limit=500).events[::-1]
+        """Ledger and access log, oldest first."""
+        return list_all(self.ledger, EventFilter(**wanted), limit=500).events[::-1]
 
     def assert_ledger_holds(self) -> None:
         found = verify(self.ledger)

@@ -25,7 +25,7 @@ MAX_SCANNED_PAGES = 40
 class Event(BaseModel, frozen=True):
     """One ledger entry."""
 
-    seq: int
+    seq: int = Field(default=0, description="In the chain; 0: a read, from the access log.")
     id: str
     time: str = Field(description="UTC, ISO 8601.")
     type: str = Field(description="call.intent, call.outcome, call.read, call.denied, approval.*")
@@ -35,7 +35,7 @@ class Event(BaseModel, frozen=True):
     outcome: str | None = Field(default=None, description="ok, error, cancelled, denied, …")
     intent_id: str | None = Field(default=None, description="The intent this entry answers.")
     detail: dict[str, Any] = {}
-    hash: str = Field(description="SHA-256 chain value, hex.")
+    hash: str = Field(default="", description="SHA-256 chain value, hex; none for such a read.")
 
 
 class EventPage(BaseModel, frozen=True):

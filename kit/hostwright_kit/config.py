@@ -56,8 +56,16 @@ class ApprovalConfig(Section):
 class LedgerConfig(Section):
     """`[ledger]`: what is written down beyond the acts, which always are."""
 
-    record_reads: bool = Field(
-        default=True, description="Record read-only calls too (batched, not waited for)."
+    reads: Literal["log", "ledger", "both", "none"] = Field(
+        default="log",
+        description="Where read-only calls are recorded, not waited for: the access log (cheap, "
+        "rotated, no proof), the ledger, both or nowhere.",
+    )
+    access_log_mb: int = Field(
+        default=16, ge=1, le=10_000, description="When a file of the access log is full,"
+    )
+    access_logs_kept: int = Field(
+        default=8, ge=1, le=10_000, description="and how many of them are kept."
     )
     checkpoint_entries: int = Field(
         default=CHECKPOINT_ENTRIES,

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from enum import Enum, auto
 from typing import Any, TypeVar
 
+from hostwright_kit.access_log import AccessLog
 from hostwright_kit.approvals import Approval, Approvals
 from hostwright_kit.call import Call
 from hostwright_kit.config import KitConfig
@@ -110,7 +111,7 @@ def call_scope() -> CallScope:
 
 
 class Guard:
-    """The pipeline over one policy, one ledger and one set of approvals."""
+    """The pipeline over one policy, one ledger with its access log, one set of approvals."""
 
     def __init__(
         self,
@@ -119,12 +120,14 @@ class Guard:
         approvals: Approvals,
         policy: PolicySource,
         rates: Rates,
+        access: AccessLog,
     ) -> None:
         self.config = config
         self.ledger = ledger
         self.approvals = approvals
         self.policy = policy
         self.rates = rates
+        self.access = access
 
     async def run(
         self,
@@ -227,19 +230,31 @@ class Guard:
             outcome, error = "error", str(failure)
             raise
         finally:
-            if self.config.ledger.record_reads:
-                entry = _entry(
-                    call,
-                    "call.read",
-                    outcome,
-                    error=error,
-                    arguments=call.shown_arguments,
-                    approval=approval.id if approval else None,
-                    approved_via=approval.via if approval else None,
-                    duration_ms=_elapsed(started),
+            if approval is not None or self.config.ledger.reads != "none":
+                self._note(
+                    approved=approval is not None,
+                    read=_entry(
+                        call,
+                        "call.read",
+                        outcome,
+                        error=error,
+                        arguments=call.shown_arguments,
+                        digest=call.digest,
+                        approval=approval.id if approval else None,
+                        approved_via=approval.via if approval else None,
+                        duration_ms=_elapsed(started),
+                    ),
                 )
-                self.ledger.note(entry)
         return result
+
+    def _note(self, read: Entry, *, approved: bool) -> None:
+        """Record a read where the owner wants reads, and the use of a grant as evidence."""
+        where = self.config.ledger.reads
+        in_ledger = approved or where in ("ledger", "both")
+        if in_ledger:
+            self.ledger.note(read)
+        if where in ("log", "both"):
+            self.access.note(read, in_ledger=in_ledger)
 
     async def _act(
         self,
@@ -319,7 +334,14 @@ class Guard:
 
     async def _denied(self, call: Call, reason: str) -> None:
         await self.ledger.append_async(
-            _entry(call, "call.denied", "denied", arguments=call.shown_arguments, denied_by=reason)
+            _entry(
+                call,
+                "call.denied",
+                "denied",
+                arguments=call.shown_arguments,
+                digest=call.digest,
+                denied_by=reason,
+            )
         )
 
 

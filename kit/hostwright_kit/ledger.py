@@ -155,9 +155,9 @@ class Ledger:
                 raise _unavailable(f"{MAX_QUEUED} entries already wait for the disk")
             self._queue.put(job)
 
-    def remember_loss(self, why: str) -> None:
-        """An entry that nobody waited for is missing; `health` says so from now on."""
-        self._lost, self._lost_count = why, self._lost_count + 1
+    def remember_loss(self, why: str, count: int = 1) -> None:
+        """Entries that nobody waited for are missing; `health` says so from now on."""
+        self._lost, self._lost_count = why, self._lost_count + count
 
     def _noted(self, receipts: Sequence[Receipt] | None, why: str | None) -> None:
         if receipts is None:

@@ -161,7 +161,7 @@ async def _run(name: str, build: Build, options: argparse.Namespace) -> int:
     link_key = _take_link_key()
     runtime = open_runtime(name, config_file=options.config)
     runtime.link_key = link_key
-    ending = Ending(name, lambda: runtime.ledger.close(timeout_seconds=0.5))
+    ending = Ending(name, lambda: runtime.close_records(0.5))
     try:
         app = build(runtime)
         app.publish()

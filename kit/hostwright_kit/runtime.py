@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from hostwright_kit.access_log import ACCESS_FOLDER, AccessLog
 from hostwright_kit.approvals import Approvals
 from hostwright_kit.caller import Transport
 from hostwright_kit.checkpoints import Checkpoints, to_file, to_journal
@@ -70,6 +71,12 @@ class Runtime:
             checkpoints_of(paths.state_dir, config.ledger),
             through=None if writes_for_all else paths.runtime_dir / SOCKET_FILE,
         )
+        self.access = AccessLog(
+            paths.state_dir / ACCESS_FOLDER,
+            max_file_bytes=config.ledger.access_log_mb * 1024 * 1024,
+            kept_files=config.ledger.access_logs_kept,
+            on_loss=self.ledger.remember_loss,
+        )
         self.notifier = Notifier(config.notify, paths.state_dir)
         self.approvals = Approvals(
             paths.state_dir / APPROVALS_FILE,
@@ -79,7 +86,9 @@ class Runtime:
         )
         self.policy = policy or PolicySource(config.policy)
         self.rates = Rates(paths.state_dir)
-        self.guard = Guard(config, self.ledger, self.approvals, self.policy, self.rates)
+        self.guard = Guard(
+            config, self.ledger, self.approvals, self.policy, self.rates, self.access
+        )
         self.transport: Transport = "stdio"
         self.link_key: str | None = None
         self._on_close: list[Callable[[], Awaitable[None]]] = []
@@ -94,10 +103,20 @@ class Runtime:
         """Call this when the server ends; last registered, first called."""
         self._on_close.append(closer)
 
+    def flush_records(self, timeout_seconds: float = 10.0) -> None:
+        """Wait until what nobody waited for is where it can be read. Blocks."""
+        self.ledger.flush(timeout_seconds)
+        self.access.flush(timeout_seconds)
+
+    def close_records(self, timeout_seconds: float = 3.0) -> None:
+        """Write what is queued, and nothing more. Safe to call twice."""
+        self.access.close(timeout_seconds)
+        self.ledger.close(timeout_seconds)
+
     async def close(self) -> None:
-        """End what was registered, then flush the ledger."""
+        """End what was registered, then write the last of what is recorded."""
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(self.ledger.close)
+            stack.callback(self.close_records)
             stack.callback(self.approvals.close)
             stack.callback(self.rates.close)
             stack.callback(self.notifier.close)

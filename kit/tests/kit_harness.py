@@ -21,8 +21,9 @@ from fastmcp import Client
 from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from mcp_types import CallToolResult, Implementation
 
+from hostwright_kit.access_reading import list_all
 from hostwright_kit.approvals import Approvals
-from hostwright_kit.audit import Event, EventFilter, list_events, verify
+from hostwright_kit.audit import Event, EventFilter, verify
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.paths import Paths
@@ -82,9 +83,9 @@ class Home:
         return self.stderr_file.read_text() if self.stderr_file.exists() else ""
 
     def events(self, **wanted: str) -> list[Event]:
-        """The ledger, oldest first; nothing while there is none yet."""
+        """Ledger and access log, oldest first; nothing while there is no ledger yet."""
         try:
-            page = list_events(self.ledger, EventFilter(**wanted), limit=500)
+            page = list_all(self.ledger, EventFilter(**wanted), limit=500)
         except HostError as error:
             if error.code != "not_found":
                 raise

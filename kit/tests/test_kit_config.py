@@ -82,8 +82,8 @@ def test_every_error_is_reported_at_once_with_file_line_key_and_fix(
         '[[policy.rules]]\neffect = "deny"\ntol = "x"\n\n[approval]\nexpires_minutes = 0\n'
     )
     broken = tmp_path / "broken.toml"
-    broken.write_text("[ledger]\nrecord_reads = yes\n")
-    env = {"HOSTWRIGHT_LEDGER__RECORD_READS": "perhaps", "HOSTWRIGHT_APPROVAL__VIA": "1"}
+    broken.write_text("[ledger]\nreads = yes\n")
+    env = {"HOSTWRIGHT_LEDGER__READS": "perhaps", "HOSTWRIGHT_APPROVAL__VIA": "1"}
     read = read_settings(paths, config_file=broken, env=env)
     load_kit_config(read)
     with pytest.raises(ConfigError) as caught:
@@ -94,7 +94,7 @@ def test_every_error_is_reported_at_once_with_file_line_key_and_fix(
         (str(user), 2, "policy.profile"),
         (str(user), 9, "policy.rules.1.tol"),
         (str(user), 12, "approval.expires_minutes"),
-        ("HOSTWRIGHT_LEDGER__RECORD_READS", None, "ledger.record_reads"),
+        ("HOSTWRIGHT_LEDGER__READS", None, "ledger.reads"),
         ("HOSTWRIGHT_APPROVAL__VIA", None, "approval.via"),
     }
     for problem in caught.value.problems:

@@ -16,6 +16,7 @@ import pytest
 from fastmcp import Client
 from fastmcp.client.elicitation import ElicitResult
 
+from hostwright_kit.access_log import ACCESS_FOLDER, AccessLog
 from hostwright_kit.audit import EventFilter, list_receipts
 from hostwright_kit.call import Call
 from hostwright_kit.caller import Caller
@@ -289,7 +290,7 @@ def test_the_defaults_are_the_careful_ones() -> None:
     config = KitConfig()
     assert config.policy.profile == "standard"
     assert config.policy.rules == ()
-    assert config.ledger.record_reads
+    assert config.ledger.reads == "log"
 
 
 @contextmanager
@@ -319,9 +320,9 @@ async def test_a_call_cancelled_at_any_moment_leaves_a_true_receipt(
         return Answer.UNASKED
 
     with home.approvals() as approvals:
-        guard = Guard(
-            KitConfig(), ledger, approvals, PolicySource(PolicyConfig()), Rates(home.state)
-        )
+        policy, rates = PolicySource(PolicyConfig()), Rates(home.state)
+        access = AccessLog(home.state / ACCESS_FOLDER)
+        guard = Guard(KitConfig(), ledger, approvals, policy, rates, access)
         call = Call(caller=Caller(), server="s", tool="t", arguments={}, effect=Effect.CONTAINED)
         if moment == "intent":
             with slow_disk(home.ledger):

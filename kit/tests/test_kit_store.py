@@ -9,13 +9,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hostwright_kit.access_log import ACCESS_FOLDER, AccessLog
+from hostwright_kit.access_reading import list_all
 from hostwright_kit.approvals import Approvals, Request
 from hostwright_kit.audit import EventFilter, list_events, verify
 from hostwright_kit.call import Call
@@ -85,7 +86,9 @@ async def never_asked(_: Any) -> Answer:
 async def test_a_full_disk_refuses_acts_answers_reads_and_breaks_nothing(disk: Path) -> None:
     ledger = Ledger(disk / "ledger.db")
     approvals = Approvals(disk / "approvals.db", ledger, lifetime_seconds=600)
-    guard = Guard(KitConfig(), ledger, approvals, PolicySource(PolicyConfig()), Rates(disk))
+    missing: list[str] = []
+    access = AccessLog(disk / ACCESS_FOLDER, on_loss=lambda why, count: missing.append(why))
+    guard = Guard(KitConfig(), ledger, approvals, PolicySource(PolicyConfig()), Rates(disk), access)
     done: list[str] = []
 
     async def act() -> str:
@@ -111,8 +114,10 @@ async def test_a_full_disk_refuses_acts_answers_reads_and_breaks_nothing(disk: P
         assert caught.value.fix
     assert len(done) == begun, "nothing is done that cannot be recorded"
 
+    assert ledger.health() is not None
     assert await guard.run(call(Effect.READ), act, never_asked) == "result"
-    await asyncio.to_thread(lambda: _until(lambda: ledger.health() is not None))
+    await asyncio.to_thread(access.flush)
+    assert [why for why in missing if "No space left" in why], "it is known that a read is missing"
     assert approvals.pending() == [], "a question that could not be recorded was not put"
     assert verify(disk / "ledger.db").ok
 
@@ -125,16 +130,13 @@ async def test_a_full_disk_refuses_acts_answers_reads_and_breaks_nothing(disk: P
     assert found.ok, found
     newest = list_events(disk / "ledger.db", EventFilter(), limit=1).events[0]
     assert newest.type == "approval.requested"
+    assert await guard.run(call(Effect.READ, n=-4), act, never_asked) == "result"
+    await asyncio.to_thread(access.flush)
+    (read,) = list_all(disk / "ledger.db", EventFilter(type="call.read")).events
+    assert read.detail["arguments"] == {"n": -4}
+    access.close()
     approvals.close()
     ledger.close()
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 def test_a_full_disk_grants_nothing_and_uses_up_nothing(disk: Path, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from hostwright.guarded.arguments import Arguments
 from hostwright.guarded.effects import Traits, traits_of
 from hostwright.guarded.pipeline import Client, Forward, Reply, ThirdPartyCall, ThirdPartyGuard
 from hostwright.manifest_rules import GuardRules
+from hostwright_kit.access_log import ACCESS_FOLDER, AccessLog
+from hostwright_kit.access_reading import list_all
 from hostwright_kit.approvals import Approvals
-from hostwright_kit.audit import Event, EventFilter, list_events, list_receipts
+from hostwright_kit.audit import Event, EventFilter, list_receipts
 from hostwright_kit.caller import Caller
 from hostwright_kit.config import ApprovalConfig, KitConfig, LedgerConfig
 from hostwright_kit.errors import HostError
@@ -49,6 +51,7 @@ class World:
         self.path = folder / "ledger.db"
         self.ledger = Ledger(self.path)
         self.approvals = Approvals(folder / "approvals.db", self.ledger, lifetime_seconds=600)
+        self.access = AccessLog(folder / ACCESS_FOLDER)
         self.guard = ThirdPartyGuard(
             Guard(
                 config,
@@ -56,6 +59,7 @@ class World:
                 self.approvals,
                 PolicySource(config.policy),
                 Rates(folder),
+                self.access,
             )
         )
         self.sent: list[Forward] = []
@@ -93,7 +97,7 @@ class World:
         return caught.value
 
     def events(self, kind: str = "call.*") -> list[Event]:
-        return list_events(self.path, EventFilter(type=kind)).events[::-1]
+        return list_all(self.path, EventFilter(type=kind)).events[::-1]
 
 
 @pytest.fixture
@@ -108,6 +112,7 @@ def made(tmp_path: Path) -> Any:
     yield make
     for world in worlds:
         world.approvals.close()
+        world.access.close()
         world.ledger.close()
 
 
@@ -165,7 +170,7 @@ def test_the_owner_says_what_a_tool_does_and_a_stranger_is_not_believed(
 
 
 async def test_a_read_goes_through_as_it_is(made: Any) -> None:
-    world = made(ledger=LedgerConfig(record_reads=False))
+    world = made(ledger=LedgerConfig(reads="none"))
     raw = b'{"path": 1, not even JSON'
     assert await world.call(rules=READ, arguments=raw, request_state="s", input_responses={}) is OK
     assert world.sent == [Forward({}, "s", None)]
@@ -175,7 +180,7 @@ async def test_a_read_goes_through_as_it_is(made: Any) -> None:
 async def test_a_read_is_recorded_where_reads_are(made: Any) -> None:
     world = made()
     await world.call(rules=READ, arguments=b'{"path":"/x","password":"hunter22"}')
-    world.ledger.close()
+    world.access.close()
     (read,) = world.events()
     assert (read.type, read.outcome, read.server, read.tool) == (
         "call.read",
@@ -187,9 +192,7 @@ async def test_a_read_is_recorded_where_reads_are(made: Any) -> None:
 
 
 async def test_a_denied_read_is_denied(made: Any) -> None:
-    world = made(
-        "standard", Rule(effect="deny", server="files"), ledger=LedgerConfig(record_reads=False)
-    )
+    world = made("standard", Rule(effect="deny", server="files"), ledger=LedgerConfig(reads="none"))
     assert (await world.refused(rules=READ)).code == "denied"
     assert world.sent == []
 

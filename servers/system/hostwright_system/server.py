@@ -41,7 +41,7 @@ def build(runtime: Runtime) -> HostServer:
     files.register(app, _file_space(runtime, settings))
     services.register(app, settings)
     shell.register(app, jobs, CommandRunner(jobs))
-    record.register(app, runtime.ledger)
+    record.register(app, runtime)
     prompts.register(app)
     return app
 

@@ -16,6 +16,7 @@ from hostwright.cli.control import tokens_changed
 from hostwright.cli.output import cell, done, make_table, out, print_json, print_plain
 from hostwright.cli.pin import ask_pin
 from hostwright_kit import audit as ledger_audit
+from hostwright_kit.access_reading import list_all
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
 from hostwright_kit.host_key import host_signer
@@ -124,11 +125,12 @@ def log(
     outcome: str | None = None,
     since: str | None = None,
     until: str | None = None,
+    no_reads: Annotated[bool, Parameter(negative="", help="Leave out the access log.")] = False,
     limit: Annotated[int, Parameter(help="Entries, newest first (1 to 500).")] = 50,
     cursor: str | None = None,
     json: Json = False,
 ) -> None:
-    """Show the ledger, newest first."""
+    """Show the ledger, newest first, and the reads of the access log among it."""
     wanted = ledger_audit.EventFilter(
         type=type,
         caller=caller,
@@ -139,9 +141,8 @@ def log(
         until=_moment(until),
     )
     bounded = min(max(limit, 1), ledger_audit.MAX_PAGE)
-    page = ledger_audit.list_events(
-        _paths().state_dir / LEDGER_FILE, wanted, limit=bounded, cursor=cursor
-    )
+    file = _paths().state_dir / LEDGER_FILE
+    page = list_all(file, wanted, reads=not no_reads, limit=bounded, cursor=cursor)
     if json:
         print_json(page)
         return
@@ -149,7 +150,7 @@ def log(
     for event in page.events:
         call = f"{event.server}.{event.tool}" if event.tool else event.server or ""
         words = (event.type, event.caller or "", call, event.outcome or "")
-        table.add_row(str(event.seq), event.time, *map(cell, words))
+        table.add_row(str(event.seq or "–"), event.time, *map(cell, words))
     out.print(table)
     if page.next_cursor:
         out.print(f"Older entries: --cursor {page.next_cursor}")

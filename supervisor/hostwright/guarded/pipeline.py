@@ -132,7 +132,7 @@ class ThirdPartyGuard:
 
     def is_free(self, call: ThirdPartyCall) -> bool:
         """Whether the call only reads, is allowed and leaves no trace: it may be sent as it is."""
-        if self._guard.config.ledger.record_reads or _is_ours(call.request_state):
+        if self._guard.config.ledger.reads != "none" or _is_ours(call.request_state):
             return False
         traits = traits_of(call.rules, call.tool, call.entry)
         return traits.effect is Effect.READ and self._is_let(call, traits)

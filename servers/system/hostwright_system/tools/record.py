@@ -1,4 +1,4 @@
-"""Tools that read the ledger: what was asked, decided and done on this machine."""
+"""Tools that read the records: what was asked, decided and done on this machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hostwright_kit import audit
+from hostwright_kit.access_reading import CURSOR_CHARS, list_all
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
-from hostwright_kit.ledger import Ledger
+from hostwright_kit.runtime import Runtime
 from hostwright_kit.server import HostServer
 
 Caller = Annotated[
@@ -21,16 +22,18 @@ Server = Annotated[str | None, Field(max_length=200, description="Exact name of 
 Tool = Annotated[str | None, Field(max_length=200, description="Exact name of the tool.")]
 Moment = Annotated[str | None, Field(max_length=40, description="ISO 8601; without a zone: UTC.")]
 Limit = Annotated[int, Field(ge=1, le=200, description="Entries per page.")]
-Cursor = Annotated[str | None, Field(max_length=18, description="next_cursor of the page before.")]
+Cursor = Annotated[
+    str | None, Field(max_length=CURSOR_CHARS, description="next_cursor of the page before.")
+]
 
 
-def register(app: HostServer, ledger: Ledger) -> None:
+def register(app: HostServer, runtime: Runtime) -> None:
     """Add the tools."""
 
     def file() -> Path:
         """Where to look, once the calls before this one are there: reads are not waited for."""
-        ledger.flush()
-        return ledger.path
+        runtime.flush_records()
+        return runtime.ledger.path
 
     @app.read_tool(title="Event log")
     def event_log(
@@ -46,14 +49,16 @@ def register(app: HostServer, ledger: Ledger) -> None:
         ] = None,
         since: Moment = None,
         until: Moment = None,
+        reads: Annotated[bool, Field(description="Whether to add the access log.")] = True,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> audit.EventPage:
-        """The audit ledger, newest first: every call, denial and approval, hash-chained.
+        """What happened, newest first: every call, denial and approval.
 
-        Types: call.intent, call.outcome, call.read, call.denied, approval.requested,
-        approval.granted, approval.denied, and events of the supervisor (server.*). Arguments are
-        redacted. The owner verifies the chain with `hostwright audit verify`.
+        Types: call.intent, call.outcome, call.denied, approval.requested, approval.granted,
+        approval.denied, and events of the supervisor (server.*) are the hash-chained audit ledger,
+        which the owner verifies with `hostwright audit verify`; call.read (reads) comes from the
+        access log beside it, which keeps the latest. Arguments are redacted.
         """
         wanted = audit.EventFilter(
             type=type,
@@ -64,7 +69,7 @@ def register(app: HostServer, ledger: Ledger) -> None:
             since=_moment("since", since),
             until=_moment("until", until),
         )
-        return audit.list_events(file(), wanted, limit=limit, cursor=cursor)
+        return list_all(file(), wanted, reads=reads, limit=limit, cursor=cursor)
 
     @app.read_tool(title="Receipts")
     def receipt_list(
