@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sqlite3
 from pathlib import Path
@@ -167,9 +168,10 @@ def test_help_and_version(world: World) -> None:
     shown = world.ok("--help").out
     commands = (
         "init up down status start stop restart logs tools call approve deny pending audit token "
-        "install import check doctor new"
+        "install import check doctor new events top secret policy export reload"
     )
     for command in commands.split():
         assert f"│ {command} " in shown, command
+    assert not re.findall(r"│ \w+ +│", shown), "each says what it is for"
     assert "Exit codes: 0 done" in shown
     assert world.ok("--version").out.strip()

@@ -37,12 +37,12 @@ def make_app() -> App:
         group.register(app)
     # By name, because an MCP client or a screen takes long to import and the others need none.
     for name, words in (
-        ("tools", "List the tools of all servers, or of one."),
-        ("call", "Call one tool of one server, with progress."),
+        ("calls:tools", "List the tools of all servers, or of one."),
+        ("calls:call", "Call one tool of one server, with progress."),
+        ("events:events", "Show what happened lately; with -f what happens from now on."),
+        ("top:top", "Servers, calls in flight, what waits for approval, logs: live."),
     ):
-        app.command(f"hostwright.cli.calls:{name}", name=name, help=words)
-    app.command("hostwright.cli.events:events", name="events")
-    app.command("hostwright.cli.top:top", name="top")
+        app.command(f"hostwright.cli.{name}", name=name.partition(":")[2], help=words)
     return app
 
 
