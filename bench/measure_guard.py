@@ -1,4 +1,8 @@
-"""What the guard adds to a call, beside plain FastMCP over the same stdio in the same run."""
+"""What the guard adds to a call, beside plain FastMCP over the same stdio in the same run.
+
+The servers are called in turn, one call each: what disturbs the machine disturbs all of them, and
+the difference of their medians is the guard's also while others work here.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +18,15 @@ import psutil
 
 from bench.bounds import Bound
 from bench.home import DEPS, ROOT
-from bench.load import Act, drive
+from bench.load import Act
 from bench.plan import Plan
-from bench.processes import clean_environment, tree
+from bench.processes import clean_environment, cpu_seconds, tree
 from bench.results import Load, Row, percentile, rounds_row
 from bench.wire import Client, PipeClient, call_tool
 
 GUARD = "5 the guard"
 READ_MS, ACT_MS = 0.3, 2.0
+WARM_CALLS = 100
 POLICY = """
 [[rules]]
 effect = "deny"
@@ -46,7 +52,7 @@ async def guard_costs(plan: Plan, say: Say) -> list[Row]:
             }
             rows: list[Row] = []
             for tool, what, most in (
-                ("look", "a read (recorded in batches)", READ_MS),
+                ("look", "a read (in the access log)", READ_MS),
                 ("keep", "an act (intent and outcome on disk)", ACT_MS),
             ):
                 say(f"guard: {what}, {plan.rounds} rounds")
@@ -77,12 +83,12 @@ async def _compared(
 ) -> list[Row]:
     loads: dict[str, list[Load]] = {who: [] for who in clients}
     act = _calling(tool)
-    for number in range(plan.rounds):
-        for who, client in clients.items():
-            if number == 0:
-                await act(client)
-            found = await drive([client], plan.seconds, act, _processes(client))
-            loads[who].append(found)
+    for _ in range(WARM_CALLS):
+        for client in clients.values():
+            await act(client)
+    for _ in range(plan.rounds):
+        for who, load in (await _in_turn(clients, plan.seconds * len(clients), act)).items():
+            loads[who].append(load)
     rows = [
         rounds_row(GUARD, what, who, found, kind="direct" if "plain" in who else "ours")
         for who, found in loads.items()
@@ -102,15 +108,34 @@ async def _compared(
     return rows
 
 
+async def _in_turn(clients: dict[str, PipeClient], seconds: float, act: Act) -> dict[str, Load]:
+    """One call after the other, each to the next server."""
+    latencies: dict[str, list[float]] = {who: [] for who in clients}
+    processes = {who: tree(psutil.Process(client.pid)) for who, client in clients.items()}
+    used = {who: cpu_seconds(mine) for who, mine in processes.items()}
+    order = list(clients.items())
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        order.append(order.pop(0))
+        for who, client in order:
+            started = time.perf_counter()
+            await act(client)
+            latencies[who].append((time.perf_counter() - started) * 1000)
+    return {
+        who: Load(
+            calls_per_second=1000 * len(found) / sum(found),
+            latencies_ms=tuple(found),
+            cpu_ms_per_call=(cpu_seconds(processes[who]) - used[who]) * 1000 / len(found),
+        )
+        for who, found in latencies.items()
+    }
+
+
 def _calling(tool: str) -> Act:
     async def act(client: Client) -> None:
         await call_tool(client, tool, {"text": "some text"})
 
     return act
-
-
-def _processes(client: PipeClient) -> Callable[[], list[psutil.Process]]:
-    return lambda: tree(psutil.Process(client.pid))
 
 
 def _p50(load: Load) -> float:

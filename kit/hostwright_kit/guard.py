@@ -231,26 +231,31 @@ class Guard:
             raise
         finally:
             if approval is not None or self.config.ledger.reads != "none":
-                self._note(
-                    approved=approval is not None,
-                    read=_entry(
-                        call,
-                        "call.read",
-                        outcome,
-                        error=error,
-                        arguments=call.shown_arguments,
-                        digest=call.digest,
-                        approval=approval.id if approval else None,
-                        approved_via=approval.via if approval else None,
-                        duration_ms=_elapsed(started),
-                    ),
+                elapsed = _elapsed(started)
+                # Once this call has been answered: nobody waits for it, and a slow record of the
+                # read would be felt with each.
+                asyncio.get_running_loop().call_soon(
+                    self._note, call, approval, outcome, error, elapsed
                 )
         return result
 
-    def _note(self, read: Entry, *, approved: bool) -> None:
+    def _note(
+        self, call: Call, approval: Approval | None, outcome: str, error: str | None, elapsed: float
+    ) -> None:
         """Record a read where the owner wants reads, and the use of a grant as evidence."""
+        read = _entry(
+            call,
+            "call.read",
+            outcome,
+            error=error,
+            arguments=call.shown_arguments,
+            digest=call.digest,
+            approval=approval.id if approval else None,
+            approved_via=approval.via if approval else None,
+            duration_ms=elapsed,
+        )
         where = self.config.ledger.reads
-        in_ledger = approved or where in ("ledger", "both")
+        in_ledger = approval is not None or where in ("ledger", "both")
         if in_ledger:
             self.ledger.note(read)
         if where in ("log", "both"):

@@ -174,6 +174,14 @@ class GuardMiddleware(Middleware):
         self._app = app
         self._schemas: dict[str, _Schema] = {}
 
+    async def __call__(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        """As the base class, without its detour over hooks that are not used here."""
+        if context.method == "tools/call" and isinstance(
+            context.message, mcp.CallToolRequestParams
+        ):
+            return await self.on_call_tool(context, call_next)
+        return await super().__call__(context, call_next)
+
     async def on_call_tool(
         self,
         context: MiddlewareContext[mcp.CallToolRequestParams],
