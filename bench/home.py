@@ -63,14 +63,14 @@ class Home:
         """`more` goes into the echo servers' manifests; `copies` are further echo servers."""
         DEPS.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="home-", dir=DEPS))
-        self._sockets = Path(tempfile.mkdtemp(prefix="hw-bench-"))
+        self.runtime = Path(tempfile.mkdtemp(prefix="hw-bench-"))
         self.log = self.folder / "clients.log"
         self.state = self.folder / "state"
         self.env = {
             **clean_environment(),
             "HOSTWRIGHT_STATE_DIR": str(self.state),
             "HOSTWRIGHT_CONFIG_DIR": str(self.folder / "config"),
-            "HOSTWRIGHT_RUNTIME_DIR": str(self._sockets),
+            "HOSTWRIGHT_RUNTIME_DIR": str(self.runtime),
             "HOSTWRIGHT_GATEWAY__PORT": "0",
             # The owner accepts in advance: what is measured is the ledger, not a person.
             "HOSTWRIGHT_POLICY__PROFILE": "autonomous",
@@ -123,7 +123,7 @@ class Home:
         """What `hostwright status` says, over the same socket."""
         # Without a TLS context, which takes longer to make than the question to answer.
         transport = httpx2.AsyncHTTPTransport(
-            uds=str(self._sockets / "gateway.sock"), verify=False, trust_env=False
+            uds=str(self.runtime / "gateway.sock"), verify=False, trust_env=False
         )
         async with httpx2.AsyncClient(transport=transport, timeout=30, trust_env=False) as client:
             answer = await client.get("http://gateway/control/status")
@@ -153,7 +153,7 @@ class Home:
             await self.down()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
-            shutil.rmtree(self._sockets, ignore_errors=True)
+            shutil.rmtree(self.runtime, ignore_errors=True)
 
     def http(self, server: str, era: Era = "legacy") -> HttpClient:
         """A client of the gateway over HTTP, with its token; not yet open."""

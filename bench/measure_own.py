@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
-import shutil
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import psutil
 
 from bench.appender import fill
-from bench.home import DEPS, ROOT, Home
+from bench.home import Home
 from bench.load import Act, drive
 from bench.plan import Plan
-from bench.processes import END_SECONDS, clean_environment, end, start, tree
+from bench.processes import clean_environment, end, start, tree
 from bench.results import Kind, Load, Row, percentile, rounds_row
-from bench.wire import MAX_LINE_BYTES, Client, PipeClient, call_tool
-from hostwright_kit.audit import verify
+from bench.wire import Client, PipeClient, call_tool
 from hostwright_kit.runtime import LEDGER_FILE
 
 OWN = "4 our own cost"
@@ -148,114 +141,3 @@ async def _health_beside(way: Way, seconds: int) -> Load:
         raise RuntimeError(f"the command ended too early: {await running}")
     await running
     return load
-
-
-async def ledger_costs(plan: Plan, say: Say) -> list[Row]:
-    """Appends per second with 1 and 8 processes beside a bare SQLite table, and verification."""
-    rows: list[Row] = []
-    DEPS.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="ledger-", dir=DEPS))
-    try:
-        for kind in ("sqlite", "ledger"):
-            await asyncio.to_thread(fill, kind, folder / f"{kind}.db", USED_ENTRIES)
-        for count in (1, 8):
-            what = f"ledger, durable appends, {count} process{'es' if count > 1 else ''}"
-            async with contextlib.AsyncExitStack() as stack:
-                bare, ours = [
-                    await _appenders(kind, folder / f"{kind}.db", count, plan, stack)
-                    for kind in ("sqlite", "ledger")
-                ]
-                bare_loads: list[Load] = []
-                our_loads: list[Load] = []
-                # In turn: what a sync costs changes from one second to the next.
-                for number in range(plan.ledger_rounds):
-                    say(f"{what}, round {number + 1}")
-                    bare_loads.append(await _append_together(bare))
-                    our_loads.append(await _append_together(ours))
-            rows += [
-                _appends_row(what, "bare SQLite table", "direct", bare_loads),
-                _appends_row(what, "hostwright ledger", "ours", our_loads),
-            ]
-        say(f"ledger: writing and verifying {plan.ledger_entries} entries")
-        rows.append(await _verified(folder / "long.db", plan))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return rows
-
-
-async def _appenders(
-    kind: str, path: Path, count: int, plan: Plan, stack: contextlib.AsyncExitStack
-) -> list[asyncio.subprocess.Process]:
-    """Processes that are ready to append to one file; the stack ends them."""
-    script = str(Path(__file__).with_name("appender.py"))
-    # `python FILE` looks for modules beside the file, not here.
-    env = {**clean_environment(), "PYTHONPATH": str(ROOT)}
-    processes: list[asyncio.subprocess.Process] = []
-    for _ in range(count):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *(script, kind, str(path), str(plan.ledger_seconds)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=env,
-            limit=MAX_LINE_BYTES,
-        )
-        stack.push_async_callback(_leave, process)
-        processes.append(process)
-    for process in processes:
-        if await _line_of(process) != b"ready\n":
-            raise RuntimeError(f"the {kind} appender did not start")
-    return processes
-
-
-async def _append_together(processes: Sequence[asyncio.subprocess.Process]) -> Load:
-    for process in processes:
-        if process.stdin is not None:
-            process.stdin.write(b"go\n")
-    said = [json.loads(line) for line in await asyncio.gather(*map(_line_of, processes))]
-    latencies = tuple(float(ms) for one in said for ms in one["latencies_ms"])
-    took = max(float(one["seconds"]) for one in said)
-    return Load(calls_per_second=len(latencies) / took, latencies_ms=latencies, cpu_ms_per_call=0)
-
-
-async def _line_of(process: asyncio.subprocess.Process) -> bytes:
-    line = await process.stdout.readline() if process.stdout else b""
-    if not line:
-        raise RuntimeError(f"an appender ended with {await process.wait()}")
-    return line
-
-
-async def _leave(process: asyncio.subprocess.Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        async with asyncio.timeout(END_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-
-
-async def _verified(path: Path, plan: Plan) -> Row:
-    entries = plan.ledger_entries
-    await asyncio.to_thread(fill, "ledger", path, entries)
-    values: list[float] = []
-    for _ in range(plan.verify_rounds):
-        began = time.perf_counter()
-        found = await asyncio.to_thread(verify, path)
-        values.append(entries / (time.perf_counter() - began))
-        if not found.ok or found.entries != entries:
-            raise RuntimeError(f"the ledger does not verify: {found}")
-    return Row(
-        section=OWN,
-        what=f"ledger, verify {entries:,} entries",
-        who="hostwright audit",
-        unit="entries/s",
-        values=tuple(values),
-        note=f"{entries / sorted(values)[len(values) // 2]:.2f} s for all of them",
-    )
-
-
-def _appends_row(what: str, who: str, kind: Kind, loads: Sequence[Load]) -> Row:
-    row = rounds_row(OWN, what, who, loads, kind=kind)
-    return row.model_copy(update={"unit": "appends/s", "cpu_ms_per_call": None})

@@ -20,6 +20,7 @@ class Plan(BaseModel, frozen=True):
     ledger_seconds: float
     verify_rounds: int
     ledger_entries: int = Field(description="To be verified.")
+    ledger_kills: int
     suite_rounds: int
     suite_clients: int = Field(description="With a process per server; scaled up to the promise.")
     kills: int = Field(description="Of a server, each long after the one before.")
@@ -41,6 +42,7 @@ FULL = Plan(
     ledger_seconds=0.7,
     verify_rounds=2,
     ledger_entries=100_000,
+    ledger_kills=150,
     suite_rounds=2,
     suite_clients=10,
     kills=25,
@@ -61,6 +63,7 @@ QUICK = Plan(
     ledger_seconds=0.3,
     verify_rounds=1,
     ledger_entries=20_000,
+    ledger_kills=10,
     suite_rounds=1,
     suite_clients=1,
     kills=3,

@@ -2,7 +2,8 @@
 
 `ledger_file.py` says what is written; here is how a process writes: one thread takes what has
 queued up and writes it in one transaction (group commit), and the caller waits until its entry is
-on disk. Where a daemon writes for all, the thread hands it over instead (`ledger_line.py`). Whoever
+on disk. Who blocks anyway and finds nothing queued writes itself, which spares it two changes of
+threads. Where a daemon writes for all, entries are handed over instead (`ledger_line.py`). Whoever
 writes also signs checkpoints (`checkpoints.py`).
 """
 
@@ -30,7 +31,7 @@ from hostwright_kit.ledger_file import (
     chain,
     draft,
 )
-from hostwright_kit.ledger_line import Done, LedgerLine, LineLostError
+from hostwright_kit.ledger_line import Done, LedgerLine, LineLostError, RefusedError
 
 __all__ = ["COLUMNS", "GENESIS", "MIGRATIONS", "Entry", "Ledger", "Receipt", "chain"]
 
@@ -70,6 +71,10 @@ class Ledger:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         # Nothing may be queued behind the mark that ends the writer: it would wait for ever.
         self._gate = threading.Lock()
+        self._turn = threading.Lock()
+        """Held by who writes: the file, the line and the checkpoints are for one at a time."""
+        self._queued = 0
+        """Jobs that are not written yet, those included that the thread has taken."""
         self._lost: str | None = None
         self._lost_count = 0
         self._failing: str | None = None
@@ -79,7 +84,16 @@ class Ledger:
 
     def append(self, entry: Entry) -> Receipt:
         """Append and wait until it is durable. Blocks; raises `HostError` when it cannot."""
-        return self.submit(entry).result()
+        if not self._takes_turn():
+            return self.submit(entry).result()
+        future: Future[Receipt] = Future()
+        try:
+            self._write_now([_Job([draft(entry)], _ends(future))])
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _unencodable(error) from error
+        finally:
+            self._turn.release()
+        return future.result()
 
     def append_async(self, entry: Entry) -> asyncio.Future[Receipt]:
         """`append` without blocking the event loop.
@@ -94,27 +108,23 @@ class Ledger:
         # Running from the start: a caller that is cancelled cannot take back what may be on disk
         # already, and the writer may always set the result.
         future.set_running_or_notify_cancel()
-
-        def done(receipts: Sequence[Receipt] | None, why: str | None) -> None:
-            if receipts is not None:
-                future.set_result(receipts[0])
-            else:
-                future.set_exception(_unavailable(str(why)))
-
         try:
-            job = _Job([draft(entry)], done)
+            job = _Job([draft(entry)], _ends(future))
         except (TypeError, ValueError, RecursionError) as error:
-            future.set_exception(_unavailable(f"the entry has no encoding ({error})"))
+            future.set_exception(_unencodable(error))
             return future
         self._enqueue(job)
         return future
 
-    def take(self, drafts: Sequence[Draft], done: Done) -> None:
-        """Queue entries of another process; all of them are written in one transaction."""
-        try:
-            self._enqueue(_Job(drafts, done))
-        except HostError as error:
-            done(None, error.message)
+    def take(self, given: Sequence[tuple[Sequence[Draft], Done]]) -> None:
+        """Write entries of other processes, what is together in one transaction. Blocks."""
+        jobs = [_Job(drafts, done) for drafts, done in given]
+        with self._turn:
+            if self._closed:
+                for job in jobs:
+                    job.done(None, "the ledger is closed")
+                return
+            self._write_now(jobs)
 
     def note(self, entry: Entry) -> None:
         """Append without waiting, for reads. A failure shows in `health`, not here."""
@@ -151,9 +161,39 @@ class Ledger:
         with self._gate:
             if self._closed:
                 raise _unavailable("the ledger is closed")
-            if self._queue.qsize() >= MAX_QUEUED:
+            if self._queued >= MAX_QUEUED:
                 raise _unavailable(f"{MAX_QUEUED} entries already wait for the disk")
+            self._queued += 1
             self._queue.put(job)
+
+    def _takes_turn(self) -> bool:
+        """Take the turn if that keeps the order: nothing is queued, and nobody writes."""
+        with self._gate:
+            return not self._closed and not self._queued and self._turn.acquire(blocking=False)
+
+    def _write_now(self, jobs: Sequence[_Job]) -> None:
+        """Write in the thread that has the turn."""
+        batch: list[_Job] = []
+        count = 0
+        for job in jobs:
+            batch.append(job)
+            count += len(job.drafts)
+            if count >= MAX_BATCH:
+                self._write_and_sign(batch)
+                batch, count = [], 0
+        if batch:
+            self._write_and_sign(batch)
+
+    def _write_and_sign(self, batch: Sequence[_Job]) -> None:
+        written = self._write(batch)
+        if self._checkpoints is None:
+            return
+        waited = self._checkpoints.due_in_seconds() is not None
+        self._checkpoints.sign_if_due(self._file, written)
+        if not waited and self._checkpoints.due_in_seconds() is not None:
+            # The thread has to know that something will be due.
+            with contextlib.suppress(HostError):
+                self._enqueue(_Job([], lambda _receipts, _why: None))
 
     def remember_loss(self, why: str, count: int = 1) -> None:
         """Entries that nobody waited for are missing; `health` says so from now on."""
@@ -167,12 +207,16 @@ class Ledger:
         ending = False
         while not ending:
             batch, ending = self._next_batch()
-            here = self._write(batch) if batch else 0
-            if self._checkpoints is not None:
-                self._checkpoints.sign_if_due(self._file, here, ending=ending)
-        if self._line is not None:
-            self._line.close()
-        self._file.close()
+            with self._turn:
+                here = self._write(batch) if batch else 0
+                if self._checkpoints is not None:
+                    self._checkpoints.sign_if_due(self._file, here, ending=ending)
+            with self._gate:
+                self._queued -= len(batch)
+        with self._turn:
+            if self._line is not None:
+                self._line.close()
+            self._file.close()
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
         """Wait for one entry, then take along what else has queued up.
@@ -202,13 +246,11 @@ class Ledger:
         drafts = [one for job in batch for one in job.drafts]
         try:
             receipts, here = self._append(drafts) if drafts else ([], False)
-        except sqlite3.IntegrityError as error:
-            if len(batch) == 1:
+        except Exception as error:  # noqa: BLE001 - it reaches the callers
+            if len(batch) == 1 or isinstance(error, sqlite3.OperationalError | RefusedError):
                 return self._failed(batch, str(error))
             # One of them is no entry, or there already; the others have nothing to do with that.
             return sum(self._write([job]) for job in batch)
-        except Exception as error:  # noqa: BLE001 - it reaches the callers
-            return self._failed(batch, str(error))
         self._failing = None
         at = 0
         for job in batch:
@@ -248,6 +290,22 @@ class Ledger:
         for job in batch:
             job.done(None, why)
         return 0
+
+
+def _ends(future: Future[Receipt]) -> Done:
+    """Ends the future when the one entry of a job is written or refused."""
+
+    def done(receipts: Sequence[Receipt] | None, why: str | None) -> None:
+        if receipts is not None:
+            future.set_result(receipts[0])
+        else:
+            future.set_exception(_unavailable(str(why)))
+
+    return done
+
+
+def _unencodable(error: Exception) -> HostError:
+    return _unavailable(f"the entry has no encoding ({error})")
 
 
 def _unavailable(why: str) -> HostError:

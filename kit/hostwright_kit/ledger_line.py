@@ -7,7 +7,8 @@ loses it with entries on their way looks into the file which of them are there.
 
 The protocol: frames of a magic number, a length and MessagePack. The client says which file it
 means; then it sends a list of drafts and gets the list of their numbers and hashes, or why they
-were refused. One list at a time: what comes up meanwhile is the next one.
+were refused. One list at a time: what comes up meanwhile is the next one. The writer takes what
+has come from everybody while it wrote, and writes it in one transaction.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ MAGIC = b"HWL1"
 HEAD = struct.Struct(">4sI")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 MAX_CONNECTIONS = 256
-RECEIVE_BYTES = 1 << 18
+RECEIVE_BYTES = 1 << 16
 # Longer than the file's lock is waited for.
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 20
+TIMEVAL = struct.Struct("@ll")
 CONNECT_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 
 Done: TypeAlias = "Callable[[Sequence[Receipt] | None, str | None], None]"
-Take: TypeAlias = "Callable[[Sequence[Draft], Done], None]"
+Take: TypeAlias = "Callable[[Sequence[tuple[Sequence[Draft], Done]]], None]"
 
 
 class _File(msgspec.Struct, array_like=True, frozen=True):
@@ -97,7 +99,7 @@ class LedgerLine:
         if answer.refused is not None:
             raise RefusedError(answer.refused)
         return [
-            Receipt.model_construct(seq=one.seq, id=draft.id, time=draft.time, hash=one.hash)
+            Receipt(one.seq, draft.id, draft.time, one.hash)
             for draft, one in zip(drafts, answer.written, strict=True)
         ]
 
@@ -114,7 +116,10 @@ class LedgerLine:
         try:
             connection.settimeout(CONNECT_SECONDS)
             connection.connect(str(self._address))
-            connection.settimeout(ANSWER_SECONDS)
+            # The system's own time-outs: Python's would look before each send and receive.
+            connection.settimeout(None)
+            for which in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                connection.setsockopt(socket.SOL_SOCKET, which, TIMEVAL.pack(ANSWER_SECONDS, 0))
             status = self._ledger.stat()
             answer = _asked(connection, _encode(_File(status.st_dev, status.st_ino)))
         except (OSError, ValueError, msgspec.MsgspecError):
@@ -129,21 +134,21 @@ class LedgerLine:
 
 def _asked(connection: socket.socket, body: bytes) -> _Answer:
     connection.sendall(_framed(body))
-    head = _exactly(connection, HEAD.size)
-    magic, length = HEAD.unpack(head)
+    got = _received(connection, b"", HEAD.size)
+    magic, length = HEAD.unpack_from(got)
     if magic != MAGIC or length > MAX_FRAME_BYTES:
         raise ValueError("not an answer of the ledger's writer")
-    return _answer.decode(_exactly(connection, length))
+    return _answer.decode(_received(connection, got, HEAD.size + length)[HEAD.size :])
 
 
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    got = bytearray()
+def _received(connection: socket.socket, got: bytes, size: int) -> bytes:
+    """So many bytes, with those that are here already; most often all of them come at once."""
     while len(got) < size:
-        data = connection.recv(min(RECEIVE_BYTES, size - len(got)))
+        data = connection.recv(RECEIVE_BYTES)
         if not data:
             raise ConnectionError("the ledger's writer hung up")
         got += data
-    return bytes(got)
+    return got
 
 
 def _framed(body: bytes) -> bytes:
@@ -184,10 +189,11 @@ class LedgerSocket:
     """Takes the entries of other processes. One thread, until `close`."""
 
     def __init__(self, listener: socket.socket, ledger: Path, take: Take) -> None:
-        """`take` queues drafts and tells what came of them, from any thread."""
+        """`take` writes lists of drafts and tells what came of each."""
         self._listener = listener
         self._ledger = ledger
         self._take = take
+        self._taken: list[tuple[Sequence[Draft], Done]] = []
         self._wake, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(target=self._serve, name="ledger socket", daemon=True)
@@ -214,6 +220,9 @@ class LedgerSocket:
                         client = clients[key.fileobj]  # type: ignore[index]
                         if not self._receive(client):
                             self._drop(clients, client)
+                if self._taken:
+                    taken, self._taken = self._taken, []
+                    self._take(taken)
         finally:
             for client in list(clients.values()):
                 self._drop(clients, client)
@@ -266,4 +275,4 @@ class LedgerSocket:
             else:
                 client.answer(_Answer([_Written(one.seq, one.hash) for one in receipts]))
 
-        self._take(_drafts.decode(frame), done)
+        self._taken.append((_drafts.decode(frame), done))

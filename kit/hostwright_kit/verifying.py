@@ -110,9 +110,13 @@ def verify(
     known that archives are not here.
     """
     with reading(path) as db:
+        # All of one moment: what is written while the entries are walked is not missing.
+        db.execute("BEGIN")
         archives = archives_of(path, db)
         last = db.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0]
         kept, problem = _kept_checkpoints(db, verifier)
+        tree = _kept_tree(db)
+        db.execute("COMMIT")
         sizes = sorted({one.size for one in (*kept, *against)})
         parts = _walk_all(path, db, archives, last, sizes, without_archives=without_archives)
         found = _joined(parts)
@@ -122,7 +126,7 @@ def verify(
                 path, verifier=verifier, against=against, without_archives=without_archives
             )
         if found.problem is None:
-            found.problem = problem or _tree_fault(db, found)
+            found.problem = problem or _tree_fault(tree, found)
     roots = _roots(found, sizes)
     checked = 0
     if found.problem is None:
@@ -331,11 +335,19 @@ def _roots(found: _Part, sizes: Sequence[int]) -> dict[int, bytes]:
     return roots
 
 
-def _tree_fault(db: sqlite3.Connection, found: _Part) -> str | None:
-    """What the file's own tree says against its entries."""
+def _kept_tree(db: sqlite3.Connection) -> tuple[int, bytes] | None:
+    """Size and roots of the file's own tree; None in a file that has none."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'tree'").fetchone():
         return None
     size, roots = db.execute("SELECT size, roots FROM tree").fetchone() or (-1, b"")
+    return size, roots
+
+
+def _tree_fault(tree: tuple[int, bytes] | None, found: _Part) -> str | None:
+    """What the file's own tree says against its entries."""
+    if tree is None:
+        return None
+    size, roots = tree
     if size == 0 and not found.blocks:
         return None  # nothing was appended since the tree came into use
     if size > found.entries:

@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
+import threading
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -18,11 +19,12 @@ import pytest
 
 from hostwright_kit.audit import EventFilter, list_events, verify
 from hostwright_kit.ledger import Entry, Ledger
-from hostwright_kit.ledger_file import draft
+from hostwright_kit.ledger_file import Draft, draft
 from hostwright_kit.ledger_line import (
     HEAD,
     MAGIC,
     MAX_FRAME_BYTES,
+    Done,
     LedgerLine,
     LedgerSocket,
     RefusedError,
@@ -120,17 +122,14 @@ def test_an_unacknowledged_entry_is_looked_for_before_it_is_written_again(
     address = tmp_path / "s"
     with closing(Ledger(path)) as behind, socket.socket(socket.AF_UNIX) as listener:
 
-        def write_and_hang_up(drafts: object, done: object) -> None:
-            del done
-            behind.take(drafts, lambda _receipts, _why: stop())  # type: ignore[arg-type]
+        def write_and_hang_up(given: Sequence[tuple[Sequence[Draft], Done]]) -> None:
+            behind.take([(drafts, lambda _receipts, _why: None) for drafts, _ in given])
+            # The connection ends with the entry written and not acknowledged.
+            threading.Thread(target=taking.close).start()
 
         listener.bind(str(address))
         listener.listen()
         taking = LedgerSocket(listener, path, write_and_hang_up)
-
-        def stop() -> None:
-            # The connection ends with the entry written and not acknowledged.
-            taking.close()
 
         with closing(Ledger(path, through=address)) as ledger:
             receipt = ledger.append(Entry(type="t", tool="once"))
@@ -168,6 +167,22 @@ def test_what_the_writer_refuses_is_refused_to_who_asked(path: Path, tmp_path: P
         assert line.append([draft(Entry(type="t"))]) is not None
         line.close()
     assert len(tools_in(path)) == 2
+
+
+def test_who_sends_nonsense_spoils_nobody_elses_entries(path: Path) -> None:
+    told: dict[str, str | None] = {}
+
+    def done_of(name: str) -> Done:
+        return lambda _receipts, why: told.update({name: why})
+
+    good = [draft(Entry(type="t", tool="good"))]
+    short = [Draft("id", ("only", "two"), b"", b"")]
+    with closing(Ledger(path)) as ledger:
+        ledger.take([(good, done_of("good")), (short, done_of("short"))])
+    assert told["good"] is None
+    assert told["short"]
+    assert tools_in(path) == ["good"]
+    assert verify(path).ok
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ async def test_a_full_disk_refuses_acts_answers_reads_and_breaks_nothing(disk: P
 
     assert ledger.health() is not None
     assert await guard.run(call(Effect.READ), act, never_asked) == "result"
+    await asyncio.sleep(0)  # it is recorded once it has been answered
     await asyncio.to_thread(access.flush)
     assert [why for why in missing if "No space left" in why], "it is known that a read is missing"
     assert approvals.pending() == [], "a question that could not be recorded was not put"
@@ -131,6 +132,7 @@ async def test_a_full_disk_refuses_acts_answers_reads_and_breaks_nothing(disk: P
     newest = list_events(disk / "ledger.db", EventFilter(), limit=1).events[0]
     assert newest.type == "approval.requested"
     assert await guard.run(call(Effect.READ, n=-4), act, never_asked) == "result"
+    await asyncio.sleep(0)  # it is recorded once it has been answered
     await asyncio.to_thread(access.flush)
     (read,) = list_all(disk / "ledger.db", EventFilter(type="call.read")).events
     assert read.detail["arguments"] == {"n": -4}
