@@ -2,8 +2,8 @@
 
 The SDK's loop takes each message through three in-memory streams, two tasks and a model made for
 validating what was validated; here a line becomes a dictionary, a dictionary a task, its result a
-line. What a request means is still the SDK's: `classify_inbound_request`, `serve_one` and
-`ServerRunner.on_notify` are called as its own loop calls them. Every request carries its own
+line. What a request means is still the SDK's: `classify_inbound_request`, `ServerRunner.on_request`
+and `on_notify` are called as its own loop calls them. Every request carries its own
 envelope in this era, so there is no session to keep; servers may notify but not ask.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, cast
 import anyio
 from fastmcp import FastMCP
 from mcp.server.connection import Connection, NotifyOnlyOutbound
-from mcp.server.runner import ServerRunner, aclose_shielded, serve_one
+from mcp.server.runner import ServerRunner, aclose_shielded
 from mcp.shared.dispatcher import CallOptions, as_request_id, coerce_request_id
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
@@ -149,19 +149,19 @@ class ModernConnection:
         route = classify_inbound_request({"method": method, "params": params})
         if isinstance(route, InboundLadderRejection):
             raise MCPError(code=route.code, message=route.message, data=route.data)
-        return await serve_one(
-            self._server,
-            call,
-            method,
-            params,
-            connection=Connection.from_envelope(
-                route.protocol_version,
-                route.client_info,
-                route.client_capabilities,
-                outbound=self._outbound,
-            ),
-            lifespan_state=self._state,
+        connection = Connection.from_envelope(
+            route.protocol_version,
+            route.client_info,
+            route.client_capabilities,
+            outbound=self._outbound,
         )
+        # As the SDK's `serve_one`, whose last act costs much even where there is nothing to close.
+        runner = ServerRunner(self._server, connection, self._state)
+        try:
+            return await runner.on_request(call, method, params)
+        finally:
+            if connection.exit_stack._exit_callbacks:  # type: ignore[attr-defined]
+                await aclose_shielded(connection)
 
     async def _note(
         self, method: str, params: Mapping[str, Any] | None, scope: anyio.CancelScope

@@ -19,16 +19,15 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import anyio
-import fastmcp
 import mcp_types as mcp
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from fastmcp import FastMCP
 from mcp.shared.message import SessionMessage
-from opentelemetry import trace
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from hostwright_kit.errors import HostError
+from hostwright_kit.lean import make_lean
 from hostwright_kit.modern import ModernConnection, opens_modern
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -220,7 +219,7 @@ async def serve_lines(app: FastMCP[Any], wire: LineWire) -> None:
     """Serve one connection until the other side closes it."""
     server = app._mcp_server
     async with app._lifespan_manager():
-        _skip_spans_that_nobody_records()
+        make_lean()
         opening = await wire.opening()
         last = opening[-1] if opening else None
         if isinstance(last, mcp.JSONRPCRequest) and opens_modern(last.method, last.params):
@@ -229,17 +228,6 @@ async def serve_lines(app: FastMCP[Any], wire: LineWire) -> None:
         else:
             async with wire.streams(opening) as (read, write):
                 await server.run(read, write, server.create_initialization_options())
-
-
-def _skip_spans_that_nobody_records() -> None:
-    """FastMCP opens several spans per call, a tenth of what a call costs, recorded or not.
-
-    What is recorded is up to the provider that the server's own code has installed by now; without
-    one nothing can be. Who says what is to be done (FASTMCP_TELEMETRY_MODE) is obeyed.
-    """
-    said = fastmcp.settings.telemetry_mode != "native" or "FASTMCP_TELEMETRY_MODE" in os.environ
-    if not said and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        fastmcp.settings.telemetry_mode = "off"
 
 
 @asynccontextmanager

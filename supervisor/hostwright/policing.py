@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hostwright.gateway.turn import once_per_turn
 from hostwright.guarded.pipeline import ThirdPartyGuard
 from hostwright.manifest import SUPERVISOR, Manifest
 from hostwright.manifest_rules import GuardRules
@@ -45,7 +46,7 @@ class Policing:
         """What the holder of this token sees; who shows none came over the owner's own socket."""
         if token is None or token == ENVIRONMENT_TOKEN:
             return ALL
-        if (version := self._tokens.version()) != self._rules_of:
+        if (version := once_per_turn(self._tokens.version)) != self._rules_of:
             self._rules, self._rules_of = {}, version
         found = self._rules.get(token)
         if found is None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from hostwright.gateway import codec
 from hostwright.gateway.asker import Origin
 from hostwright.gateway.hosts import Hosts
+from hostwright.gateway.turn import once_per_turn
 from hostwright.gateway.view import Views
 from hostwright_kit.tokens import Tokens
 from hostwright_kit.vouching import TOKEN_VARIABLE
@@ -89,7 +90,7 @@ class TcpAccess:
         return unknown_endpoint(self._views, head)
 
     def _known(self, secret: str) -> Origin | None:
-        version = self._tokens.version()
+        version = once_per_turn(self._tokens.version)
         if version != self._version or len(self._good) > MAX_REMEMBERED:
             self._version, self._good = version, {}
         found = self._good.get(secret)
@@ -111,8 +112,7 @@ _UNKNOWN = (401, "A known bearer token is required")
 def unknown_endpoint(views: Views, head: Head) -> tuple[int, str] | None:
     """The refusal of a name that no server has."""
     endpoint = head.endpoint
-    query = head.query.decode("latin-1")
-    if endpoint is None or views.resolve(endpoint, head.origin.token, query) is not None:
+    if endpoint is None or views.is_one(endpoint):
         return None
     known = ", ".join(views.names())
     error = f"No server {endpoint[:80]!r}. Fix: use /mcp/NAME with one of: {known}."

@@ -12,8 +12,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from email.utils import formatdate
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import unquote
 
@@ -21,7 +19,8 @@ import httptools
 
 from hostwright.gateway.asgi import AsgiRun
 from hostwright.gateway.http_exchange import Exchange
-from hostwright.gateway.http_head import Head
+from hostwright.gateway.http_head import Head, Repeated
+from hostwright.gateway.http_words import date_now, status_line
 from hostwright_kit.vouching import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -83,6 +82,9 @@ class HttpConnection(asyncio.Protocol):
         self._closing = False
         self._writable: asyncio.Future[None] | None = None
         self._holding = False
+        self._usual: Repeated | None = None
+        self._alone: bytes | None = None
+        """What is being parsed, if nothing of it is part of a request that began before."""
 
     @property
     def busy(self) -> bool:
@@ -114,8 +116,9 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parts of requests."""
         self._touched = time.monotonic()
-        if self._closing:
+        if self._closing or (self._usual is not None and self._is_usual(self._usual, data)):
             return
+        self._alone = None if self._reading else data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -126,6 +129,18 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse_now(400, "That is no HTTP request.")
         self._leave_unread()
+
+    def _is_usual(self, usual: Repeated, data: bytes) -> bool:
+        """Take a request whose head is the one of the request before; False when it has another."""
+        if self._reading or self._holding or (body := usual.body(data)) is None:
+            return False
+        try:
+            head = usual.head.again(self.front.access.origin)
+            head.refusal = self.front.access.refusal(head, self.hosts_address)
+            self._arrived(head, body)
+        except Exception as error:  # noqa: BLE001 - as the parser catches what its callbacks raise
+            self._refuse_now(*self._why(error))
+        return True
 
     def _why(self, cause: BaseException | None) -> tuple[int, str]:
         """What stopped the parser: a bound, or a fault of ours."""
@@ -236,7 +251,7 @@ class HttpConnection(asyncio.Protocol):
         head.method = parser.get_method().decode("ascii", "replace")
         head.keep_alive = parser.should_keep_alive()
         url = httptools.parse_url(self._url)
-        head.path = unquote((url.path or b"/").decode("latin-1"))
+        head.aim(unquote((url.path or b"/").decode("latin-1")))
         head.query = url.query or b""
         self._chunked = parser.get_http_version() == "1.1"
         declared = head.named.get("content-length", "0")
@@ -263,12 +278,19 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """It is here as a whole."""
         self._reading = False
-        body, self._body = b"".join(self._body), []
+        head, body, alone = self._head, b"".join(self._body), self._alone
+        self._body = []
+        # An endpoint's clients ask again and again, others once.
+        asks = alone is not None and head.endpoint is not None
+        self._usual = Repeated.of(alone, head, self._size) if alone and asks else None
+        self._arrived(head, body)
+
+    def _arrived(self, head: Head, body: bytes) -> None:
         if self._current is None:
-            self._start(self._head, body)
+            self._start(head, body)
             return
         # Answers go out in the order of the requests.
-        self._waiting.append((self._head, body))
+        self._waiting.append((head, body))
         if len(self._waiting) >= MAX_PIPELINED:
             self.transport.pause_reading()
 
@@ -305,7 +327,7 @@ class HttpConnection(asyncio.Protocol):
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer."""
-        parts = [_status_line(status), b"date: ", _date(), b"\r\n"]
+        parts = [status_line(status), b"date: ", date_now(), b"\r\n"]
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
         if status not in (202, 204) or body:
@@ -323,7 +345,7 @@ class HttpConnection(asyncio.Protocol):
 
     def begin(self, status: int, headers: Headers) -> None:
         """The head of an answer whose length is not known."""
-        parts = [_status_line(status), b"date: ", _date(), b"\r\n"]
+        parts = [status_line(status), b"date: ", date_now(), b"\r\n"]
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
         if self._chunked:
@@ -376,21 +398,3 @@ class HttpConnection(asyncio.Protocol):
 
 
 _TOO_LARGE = (413, f"A message may have {MAX_MESSAGE_BYTES} bytes")
-_status_lines: dict[int, bytes] = {}
-_date_now: tuple[int, bytes] = (0, b"")
-
-
-def _status_line(status: int) -> bytes:
-    found = _status_lines.get(status)
-    if found is None:
-        found = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
-        _status_lines[status] = found
-    return found
-
-
-def _date() -> bytes:
-    global _date_now  # noqa: PLW0603 - a clock's face
-    now = int(time.time())
-    if now != _date_now[0]:
-        _date_now = (now, formatdate(now, usegmt=True).encode())
-    return _date_now[1]

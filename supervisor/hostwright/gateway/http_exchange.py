@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hostwright.gateway import codec, mirrored
@@ -105,8 +106,7 @@ class Exchange:
             text = "The client must accept both application/json and text/event-stream."
             self._refuse(406, text)
             return
-        kind = self._head.named.get("content-type", "").partition(";")[0]
-        if "application/json" not in [part.strip().lower() for part in kind.split(",")]:
+        if not _is_json(self._head.named.get("content-type", "")):
             self._refuse(415, "Content-Type must be application/json.")
             return
         message = codec.parse(body)
@@ -362,6 +362,14 @@ class Exchange:
         return ((SESSION_HEADER.encode(), self._session_name.encode("latin-1")),)
 
 
+@lru_cache(maxsize=64)
+def _is_json(shown: str) -> bool:
+    """Whether a body of this type is read."""
+    kind = shown.partition(";")[0]
+    return "application/json" in [part.strip().lower() for part in kind.split(",")]
+
+
+@lru_cache(maxsize=64)
 def _accepted(shown: str) -> tuple[bool, bool]:
     """Whether JSON and events are accepted."""
     types = {part.partition(";")[0].strip().lower() for part in shown.split(",")}

@@ -62,6 +62,9 @@ class HttpSession:
         self.endpoint = endpoint
         self.holder = holder
         self.used = time.monotonic()
+        self.shown_as: tuple[str, str] = ("", "")
+        """By what id and by which token it was found last: who shows both again need not be looked
+        up again."""
         self._streams: list[Exchange] = []
         self._unheard: deque[bytes] = deque(maxlen=MAX_UNHEARD)
 
@@ -110,6 +113,8 @@ class HttpSessions:
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("DELETE FROM sessions WHERE opened < ?", (time.time() - KEEP_SECONDS,))
         self._open: dict[str, HttpSession] = {}
+        self._by_name: dict[str, HttpSession] = {}
+        """Those that were asked for since they came into memory, by id."""
 
     def new(self, endpoint: str, shown: str) -> tuple[str, HttpSession]:
         """An id and the place of a session to come; `shown` is how its client says who it is."""
@@ -141,11 +146,14 @@ class HttpSessions:
 
     def find(self, name: str, endpoint: str, origin: Origin, shown: str) -> HttpSession | None:
         """The session of that id, if it is of this endpoint and whoever asks opened it."""
-        key = _sha256(name)
-        held = self._open.get(key) or self._restored(key)
-        if held is None or held.endpoint != endpoint or held.session.client.origin != origin:
-            return None
-        if held.holder != _holder(name, shown):
+        held = self._by_name.get(name)
+        if held is None or held.shown_as != (name, shown):
+            key = _sha256(name)
+            held = self._open.get(key) or self._restored(key)
+            if held is None or held.holder != _holder(name, shown):
+                return None
+            self._by_name[name], held.shown_as = held, (name, shown)
+        if held.endpoint != endpoint or held.session.client.origin != origin:
             return None
         held.used = time.monotonic()
         return held
@@ -193,6 +201,7 @@ class HttpSessions:
 
     def _forget(self, held: HttpSession) -> None:
         self._open.pop(held.key, None)
+        self._by_name.pop(held.shown_as[0], None)
         held.close()
         self._edge.close(held.session)
 

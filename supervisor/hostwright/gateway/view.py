@@ -201,6 +201,10 @@ class Views:
         """The endpoints with a name of their own."""
         return sorted(set(self._views) - {ALL})
 
+    def is_one(self, endpoint: str) -> bool:
+        """Whether there is such an endpoint."""
+        return endpoint in self._views
+
     def resolve(self, endpoint: str, token: str | None = None, query: str = "") -> View | None:
         """The view that this client gets; None when there is no such endpoint."""
         base = self._views.get(endpoint)

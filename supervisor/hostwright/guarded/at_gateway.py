@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from msgspec import Raw
 
@@ -21,7 +21,22 @@ from hostwright_kit.guard import OutcomeUnknownError
 if TYPE_CHECKING:
     from hostwright.gateway.asker import Asker
     from hostwright.gateway.behind import Guarded
+    from hostwright.gateway.catalog import Owned
     from hostwright.gateway.request import Request
+    from hostwright.manifest_rules import GuardRules
+    from hostwright_kit.policy import PolicyConfig
+
+
+MAX_REMEMBERED = 4_000
+
+
+class _Free(NamedTuple):
+    """Whether calls of one tool by one client are free, and what that is true of."""
+
+    asker: Asker
+    owned: Owned
+    rules: GuardRules | None
+    free: bool
 
 
 class GatewayGuard:
@@ -29,10 +44,28 @@ class GatewayGuard:
 
     def __init__(self, policing: Policing) -> None:
         self._policing = policing
+        self._free: dict[tuple[int, int], _Free] = {}
+        self._free_by: PolicyConfig | None = None
 
     def is_free(self, call: Guarded) -> bool:
-        """Whether a call may be sent at once: it only reads, and leaves no trace."""
-        return self._policing.guard.is_free(self._seen(call))
+        """Whether a call may be sent at once: it only reads, and leaves no trace.
+
+        Who calls which tool decides it, so it is remembered for as long as the listing, the
+        manifest and the policy are the same objects.
+        """
+        request, owned = call.request, call.owned
+        if "requestState" in request.params:
+            return self._policing.guard.is_free(self._seen(call))
+        policy, rules = self._policing.guard.policy, self._policing.guard_rules(owned.server)
+        if policy is not self._free_by or len(self._free) >= MAX_REMEMBERED:
+            self._free, self._free_by = {}, policy
+        key = (id(request.asker), id(owned))
+        found = self._free.get(key)
+        # What is held cannot have left its id to another object.
+        if found is None or found.rules is not rules:
+            free = self._policing.guard.is_free(self._seen(call))
+            found = self._free[key] = _Free(request.asker, owned, rules, free)
+        return found.free
 
     async def __call__(self, call: Guarded) -> bytes:
         """The result for the client; `HostError` when the call is refused or waits."""

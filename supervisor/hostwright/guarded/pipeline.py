@@ -26,6 +26,7 @@ from typing import Any, cast
 
 import msgspec
 
+from hostwright.gateway.turn import once_per_turn
 from hostwright.guarded.arguments import Arguments
 from hostwright.guarded.effects import Traits, traits_of
 from hostwright.manifest_rules import GuardRules
@@ -130,6 +131,11 @@ class ThirdPartyGuard:
         self._let: dict[tuple[object, ...], bool] = {}
         self._let_by: PolicyConfig | None = None
 
+    @property
+    def policy(self) -> PolicyConfig:
+        """The rules that hold; the same object for as long as they are the same."""
+        return once_per_turn(self._guard.policy.current)
+
     def is_free(self, call: ThirdPartyCall) -> bool:
         """Whether the call only reads, is allowed and leaves no trace: it may be sent as it is."""
         if self._guard.config.ledger.reads != "none" or _is_ours(call.request_state):
@@ -206,7 +212,7 @@ class ThirdPartyGuard:
 
     def _is_let(self, call: ThirdPartyCall, traits: Traits) -> bool:
         """Whether the policy allows it by its names alone; remembered while the policy holds."""
-        policy = self._guard.policy.current()
+        policy = self.policy
         if policy is not self._let_by or len(self._let) >= MAX_VERDICTS:
             self._let, self._let_by = {}, policy
         names = call.caller.names
