@@ -9,13 +9,14 @@ per call than some of the fronts that are measured.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
+
+from bench.http_pipe import HttpPipe
 
 Era = Literal["legacy", "modern"]
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
@@ -97,7 +98,7 @@ class HttpClient:
             self._fixed += f"authorization: Bearer {token}\r\n"
         self._session = ""
         self._ids = itertools.count(1)
-        self._pipe: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._pipe: HttpPipe | None = None
 
     async def open(self) -> HttpClient:
         """Connect and, in the era that has it, initialize."""
@@ -133,45 +134,21 @@ class HttpClient:
 
     async def close(self) -> None:
         if self._pipe is not None:
-            self._pipe[1].close()
-            with contextlib.suppress(OSError):
-                await self._pipe[1].wait_closed()
+            self._pipe.close()
             self._pipe = None
 
     async def _post(self, body: bytes, extra: str) -> tuple[dict[str, str], bytes]:
+        if self._pipe is None or self._pipe.closed:
+            # Servers close connections that idled; every HTTP client opens another one.
+            self._pipe = await HttpPipe.connect(self._host, self._port)
+        head = f"{self._fixed}{extra}content-length: {len(body)}\r\n\r\n".encode()
         async with asyncio.timeout(ANSWER_SECONDS):
-            if self._pipe is not None and self._pipe[0].at_eof():
-                # Servers close connections that idled; every HTTP client opens another one.
-                await self.close()
-            if self._pipe is None:
-                self._pipe = await asyncio.open_connection(
-                    self._host, self._port, limit=MAX_LINE_BYTES
-                )
-            reader, writer = self._pipe
-            writer.write(f"{self._fixed}{extra}content-length: {len(body)}\r\n\r\n".encode() + body)
-            status, headers = _head(await reader.readuntil(b"\r\n\r\n"))
-            content = await _body(reader, headers)
+            status, headers, content = await self._pipe.exchange(head + body)
         if headers.get("connection", "").lower() == "close":
             await self.close()
         if status not in (200, 202, 204):
             raise WireError(f"HTTP {status}: {content[:300]!r}")
         return headers, content
-
-
-def _head(raw: bytes) -> tuple[int, dict[str, str]]:
-    first, *lines = raw.decode("latin-1").split("\r\n")
-    fields = (line.partition(":") for line in lines if line)
-    return int(first.split(" ", 2)[1]), {name.lower(): text.strip() for name, _, text in fields}
-
-
-async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        content = bytearray()
-        while size := int(await reader.readuntil(b"\r\n"), 16):
-            content += (await reader.readexactly(size + 2))[:-2]
-        await reader.readexactly(2)
-        return bytes(content)
-    return await reader.readexactly(int(headers.get("content-length", "0")))
 
 
 def _answer(headers: Mapping[str, str], body: bytes, number: int) -> dict[str, Any]:

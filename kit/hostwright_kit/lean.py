@@ -7,7 +7,9 @@ compare both ways; a version of FastMCP that is built otherwise is left as it is
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -28,6 +30,23 @@ def make_lean() -> None:
     aggregate.gather = gather  # type: ignore[assignment]
     visibility.get_visibility_rules = visibility_rules
     skip_spans_that_nobody_records()
+    load_jsonref_alone()
+
+
+def load_jsonref_alone() -> None:
+    """What resolves references within schemas, without what would fetch others over HTTP.
+
+    FastMCP takes out all that point elsewhere before it asks, and the HTTP client takes a server
+    longer to import than everything else that its first list needs.
+    """
+    if "jsonref" in sys.modules or "requests" in sys.modules:
+        return
+    # What `import` is told of a module that is not there.
+    sys.modules["requests"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("jsonref")
+    finally:
+        del sys.modules["requests"]
 
 
 async def gather(awaitables: Iterable[Awaitable[Any]], *, return_exceptions: bool = False) -> Any:

@@ -30,7 +30,6 @@ from fastmcp.exceptions import FastMCPError, NotFoundError, ToolError
 from fastmcp.server.context import Context
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools.base import InputRequiredToolResult, ToolResult
-from jsonschema import Draft202012Validator
 
 from hostwright_kit.call import Call, working_folder
 from hostwright_kit.caller import Caller
@@ -161,10 +160,18 @@ async def _with_background(app: FastMCP[Any]) -> AsyncGenerator[dict[str, Any]]:
 
 
 class _Schema(NamedTuple):
-    """A tool's input schema, compiled."""
+    """A tool's input schema."""
 
     quick: Check | None
-    full: Draft202012Validator
+    whole: Mapping[str, Any]
+
+    def faults(self, arguments: Mapping[str, Any]) -> list[Any]:
+        """All that is wrong, in the order of the arguments."""
+        # What fits is let through by the quick check; few programs ever need this one.
+        from jsonschema import Draft202012Validator  # noqa: PLC0415
+
+        found = Draft202012Validator(self.whole).iter_errors(arguments)
+        return sorted(found, key=lambda fault: fault.json_path)
 
 
 class GuardMiddleware(Middleware):
@@ -253,7 +260,7 @@ class GuardMiddleware(Middleware):
         tool = await self._app.get_tool(name)
         if tool is None:
             raise NotFoundError(f"Unknown tool: {name!r}")
-        found = _Schema(compiled(tool.parameters), Draft202012Validator(tool.parameters))
+        found = _Schema(compiled(tool.parameters), tool.parameters)
         if name in self._app.traits:
             self._schemas[name] = found
         return found
@@ -263,8 +270,7 @@ class GuardMiddleware(Middleware):
         schema = await self._schema(name)
         if schema.quick is not None and schema.quick(arguments):
             return
-        faults = sorted(schema.full.iter_errors(arguments), key=lambda fault: fault.json_path)
-        if faults:
+        if faults := schema.faults(arguments):
             lines = [
                 _describe_fault(fault, traits.secret_names)
                 for fault in faults[:MAX_REPORTED_FAULTS]

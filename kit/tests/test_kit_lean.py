@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -182,3 +184,18 @@ async def _ask(sock: socket.socket, params: dict[str, Any]) -> AsyncIterator[byt
     writer.write(json.dumps({**message, "params": {**params, "_meta": META}}).encode() + b"\n")
     yield await asyncio.wait_for(reader.readline(), 30)
     writer.close()
+
+
+def test_the_first_list_brings_no_http_client_along() -> None:
+    program = """
+import sys
+from hostwright_kit.lean import load_jsonref_alone
+load_jsonref_alone()
+assert "jsonref" in sys.modules and "requests" not in sys.modules
+import jsonref
+whole = {"a": {"$ref": "#/$defs/x"}, "$defs": {"x": {"type": "string"}}}
+assert jsonref.replace_refs(whole, proxies=False)["a"] == {"type": "string"}
+import requests
+assert requests.Session
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

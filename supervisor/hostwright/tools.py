@@ -5,6 +5,7 @@ It asks the daemon over the daemon's unix socket, so the daemon itself carries n
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated, Any, cast
 from urllib.parse import quote
 
@@ -19,6 +20,9 @@ from hostwright_kit.errors import HostError
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
 from hostwright_kit.server import HostServer
+
+# httpx2 loads it when it is first used; a forked server finds what its parent has loaded.
+import_module("httpcore2")
 
 # Stopping waits for processes to end; nothing the daemon does takes longer.
 TIMEOUT_SECONDS = 90.0
@@ -50,7 +54,8 @@ class Control:
     def __init__(self, runtime: Runtime) -> None:
         socket = runtime.paths.runtime_dir / GATEWAY_SOCKET
         self._http = httpx2.AsyncClient(
-            transport=httpx2.AsyncHTTPTransport(uds=str(socket)),
+            # No certificates are loaded for a socket that has none.
+            transport=httpx2.AsyncHTTPTransport(uds=str(socket), verify=False),
             base_url="http://hostwright",
             timeout=TIMEOUT_SECONDS,
         )

@@ -17,9 +17,17 @@ def main() -> None:
         connect_main(sys.argv[2:])
         return
     if sys.argv[1:2] == ["up"]:
-        from hostwright.cli.detaching import begin_early
+        from hostwright.cli.detaching import HERE, begin_early
 
-        begin_early(sys.argv[1:])
+        words = sys.argv[1:]
+        begin_early(words)
+        if words in HERE:
+            from hostwright.cli.here import up_here
+            from hostwright.cli.leaving import leave
+
+            as_json = "--json" in words
+            leave(lambda: up_here(as_json=as_json), as_json=as_json)
+            return
     from hostwright.cli.app import run
 
     run()

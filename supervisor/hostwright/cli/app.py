@@ -1,8 +1,7 @@
-"""The command line put together, and how errors leave it."""
+"""The command line put together."""
 
 from __future__ import annotations
 
-import os
 import sys
 
 from cyclopts import App, CycloptsError
@@ -20,7 +19,7 @@ from hostwright.cli import (
     secret,
     up,
 )
-from hostwright.cli.output import print_error
+from hostwright.cli.leaving import leave
 from hostwright_kit.errors import HostError
 
 
@@ -48,18 +47,11 @@ def make_app() -> App:
 
 def run() -> None:
     """The program `hostwright`."""
-    as_json = "--json" in sys.argv
-    try:
-        make_app()(exit_on_error=False, print_error=False)
-        sys.stdout.flush()
-    except CycloptsError as error:
-        wrong = HostError(str(error), fix="See `hostwright --help`.", code="usage")
-        raise SystemExit(print_error(wrong, as_json=as_json)) from None
-    except HostError as error:
-        raise SystemExit(print_error(error, as_json=as_json)) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (`| head`). Python flushes once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
+
+    def work() -> None:
+        try:
+            make_app()(exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            raise HostError(str(error), fix="See `hostwright --help`.", code="usage") from None
+
+    leave(work, as_json="--json" in sys.argv)

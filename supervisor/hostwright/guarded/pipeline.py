@@ -16,18 +16,18 @@ restart of the daemon they are unknown, and the owner is asked again.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from hostwright.gateway.turn import once_per_turn
-from hostwright.guarded.arguments import Arguments
 from hostwright.guarded.effects import Traits, traits_of
 from hostwright.manifest_rules import GuardRules
 from hostwright_kit.approvals import Approval
@@ -44,6 +44,9 @@ from hostwright_kit.errors import HostError
 from hostwright_kit.guard import Answer, ApprovalNeededError, Asked, Guard
 from hostwright_kit.policy import Effect, PolicyConfig, Subject, judge
 from hostwright_kit.redact import hiding
+
+if TYPE_CHECKING:
+    from hostwright.guarded.arguments import Arguments
 
 STATE_PREFIX = "hostwright:"
 STATE_SECONDS = 15 * 60.0
@@ -126,7 +129,7 @@ class ThirdPartyGuard:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._arguments = Arguments()
+        self._arguments: Arguments | None = None
         self._states: dict[str, _State] = {}
         self._let: dict[tuple[object, ...], bool] = {}
         self._let_by: PolicyConfig | None = None
@@ -160,10 +163,19 @@ class ThirdPartyGuard:
             effect=traits.effect,
             open_world=traits.open_world,
         )
+        checked = self._arguments or await self._open_arguments()
         with hiding(judged.secret_values):
             schema = call.entry.get("inputSchema")
-            self._arguments.check(call.server, call.tool, schema, judged.arguments)
+            checked.check(call.server, call.tool, schema, judged.arguments)
             return await self._judged(call, judged, traits, client, send)
+
+    async def _open_arguments(self) -> Arguments:
+        # Importing it takes a tenth of a second, and reads never need it.
+        await asyncio.to_thread(importlib.import_module, "hostwright.guarded.arguments")
+        from hostwright.guarded.arguments import Arguments  # noqa: PLC0415 - it is loaded
+
+        self._arguments = self._arguments or Arguments()
+        return self._arguments
 
     async def _judged(
         self, call: ThirdPartyCall, judged: Call, traits: Traits, client: Client, send: Send

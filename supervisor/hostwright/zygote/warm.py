@@ -161,6 +161,11 @@ async def serve_once() -> None:
     app: Any = FastMCP("warm")
 
     async def echo(text: str) -> dict[str, str]:
+        """Gives it back, with a docstring, because reading those needs a parser.
+
+        Args:
+            text: What to give back.
+        """
         return {"text": text}
 
     app.tool(echo)
