@@ -38,6 +38,12 @@ LOAD_CLIENTS: tuple[tuple[str, Era], ...] = (
     *(("HTTP", "legacy"), ("HTTP", "legacy"), ("HTTP", "modern"), ("HTTP", "modern")),
     *(("connect", "legacy"), ("connect", "modern")),
 )
+VICTIMS = 4
+VICTIM_CLIENTS: tuple[tuple[str, Era], ...] = (
+    *(("HTTP", "legacy"), ("HTTP", "modern"), ("connect", "legacy")),
+)
+RESTART_SECONDS = 60.0
+LOOK_SECONDS = 0.02
 FAILED = (WireError, OSError, asyncio.IncompleteReadError, ValueError)
 FLAT_PERCENT, FLAT_MB = 3.0, 5.0
 Say = Callable[[str], None]
@@ -56,11 +62,19 @@ class Counts:
         self.answered += 1
         self._news.set()
 
-    async def more(self, seconds: float) -> None:
-        """Wait, so long at most, for one more answer."""
-        self._news.clear()
+    async def more(self, answers: int, seconds: float) -> None:
+        """Wait, so long at most, for so many more answers."""
+        wanted = self.answered + answers
         async with asyncio.timeout(seconds):
-            await self._news.wait()
+            while self.answered < wanted:
+                self._news.clear()
+                await self._news.wait()
+
+    def add(self, other: Counts) -> None:
+        """Count what another load has seen."""
+        self.answered += other.answered
+        self.failed += other.failed
+        self.errors += other.errors
 
     def note_failure(self, error: BaseException) -> None:
         self.failed += 1
@@ -142,11 +156,18 @@ async def _answered(client: Client, counts: Counts) -> None:
 async def _cycles(plan: Plan, say: Say) -> list[Row]:
     """Kill after kill. What is held is compared at rest, after a tenth of them and after all."""
     async with contextlib.AsyncExitStack() as stack:
-        home = await _home(stack, MANY_KILLS)
-        clients = await _clients(home, stack)
+        home = Home(system=False, echo=False, copies=VICTIMS, more=MANY_KILLS)
+        stack.push_async_callback(home.close)
+        await home.up()
+        await home.make_token()
+        names = [f"echo-{number}" for number in range(1, VICTIMS + 1)]
+        victims = [
+            Victim(home, name, await _clients(home, stack, name, VICTIM_CLIENTS)) for name in names
+        ]
+        clients = [client for victim in victims for client in victim.clients]
         for client in clients:
             await echo(client)
-        run = Kills(home, clients, plan, say)
+        run = Kills(home, victims, plan, say)
         await run.until(plan.cycles // 10)
         warm = await _settled(home, await _footing(home))
         await run.until(plan.cycles)
@@ -160,7 +181,7 @@ async def _cycles(plan: Plan, say: Say) -> list[Row]:
         ours = set(home.processes())
         orphans = [one for one in run.seen - ours if _alive(one)]
         left = max(len(orphans), after.processes - warm.processes)
-    what = f"kill and restart under load, {len(clients)} clients"
+    what = f"kill and restart under load, {VICTIMS} servers with {len(VICTIM_CLIENTS)} clients each"
     counts = run.counts
     return [
         Row(
@@ -173,8 +194,9 @@ async def _cycles(plan: Plan, say: Say) -> list[Row]:
             f"{counts.failed:,} failed",
             bounds=(Bound(at_least=CYCLES),),
         ),
+        _count("read-only calls that failed in these cycles", counts.failed, 0, _said(counts)),
         _count("processes left over after these cycles", left, 0),
-        _count("sessions lost", lost, 0),
+        _count("sessions lost", lost, 0, f"of {len(clients)}"),
         _count(
             "descriptors leaked, from a tenth of them to the end",
             after.descriptors - warm.descriptors,
@@ -193,52 +215,92 @@ async def _cycles(plan: Plan, say: Say) -> list[Row]:
     ]
 
 
-class Kills:
-    """Kill after kill, under the load of clients that go on calling."""
+class Victim:
+    """One server that is killed again and again, and the clients that go on calling it."""
 
-    def __init__(self, home: Home, clients: Sequence[Client], plan: Plan, say: Say) -> None:
+    def __init__(self, home: Home, name: str, clients: Sequence[Client]) -> None:
+        self.name = name
+        self.clients = clients
+        self.counts: list[Counts] = [Counts() for _ in clients]
+        self._home = home
+        self._killed = 0
+
+    def load(self, over: asyncio.Event) -> list[asyncio.Task[None]]:
+        """Every client calls until it is over."""
+        pairs = zip(self.clients, self.counts, strict=True)
+        return [asyncio.create_task(_call_until(over, *pair)) for pair in pairs]
+
+    def kill(self, pid: int) -> None:
+        """Its process, without a warning."""
+        self._killed = pid
+        _kill(pid)
+
+    async def running(self) -> int:
+        """The pid of the process after the one that was killed, once it answered every client.
+
+        A read is asked again once: kills that follow each other faster than an answer would only
+        show that. The first of two answers may still be one of the process before.
+        """
+        deadline = time.monotonic() + RESTART_SECONDS
+        while time.monotonic() < deadline:
+            row = await self._home.server(self.name)
+            if row["state"] == "ready" and row["pid"] not in (None, self._killed):
+                left = deadline - time.monotonic()
+                await asyncio.gather(*(counts.more(2, left) for counts in self.counts))
+                return int(row["pid"])
+            await asyncio.sleep(LOOK_SECONDS)
+        raise RuntimeError(f"no new process: {await self._home.server(self.name)}")
+
+
+class Kills:
+    """Kill after kill of several servers at once, under the load of their clients."""
+
+    def __init__(self, home: Home, victims: Sequence[Victim], plan: Plan, say: Say) -> None:
         self.done = 0
         self.took = 0.0
-        self.counts = Counts()
         self.seen: set[psutil.Process] = set()
         """Every process that there was."""
         self._home = home
-        self._clients = clients
+        self._victims = victims
         self._plan = plan
         self._say = say
 
+    @property
+    def counts(self) -> Counts:
+        """What all clients have seen."""
+        found = Counts()
+        for victim in self._victims:
+            for counts in victim.counts:
+                found.add(counts)
+        return found
+
     async def until(self, cycles: int) -> None:
-        """Go on until there were so many, or the time is up; ends with a server that answers."""
+        """Go on until there were so many, or the time is up; ends with servers that answer."""
         over = asyncio.Event()
-        work = [asyncio.create_task(_call_until(over, one, self.counts)) for one in self._clients]
+        work = [task for victim in self._victims for task in victim.load(over)]
         began = time.monotonic()
-        left = self._plan.cycle_seconds - self.took
-        pid = 0
+        ends = began + self._plan.cycle_seconds - self.took
+        self.seen.update(self._home.processes())
         try:
-            while self.done < cycles and time.monotonic() - began < left:
-                pid = await _next_process(self._home, pid, self.counts)
-                self.seen.update(self._home.processes())
-                _kill(pid)
-                self.done += 1
-                of = f"{self.done} of {self._plan.cycles}"
-                self._say(f"faults: cycle {of}, {self.counts.failed} failed calls")
+            async with asyncio.TaskGroup() as group:
+                for victim in self._victims:
+                    group.create_task(self._kill(victim, cycles, ends))
             self.took += time.monotonic() - began
-            await _next_process(self._home, pid, self.counts)
         finally:
             over.set()
             await asyncio.gather(*work)
 
-
-async def _next_process(home: Home, before: int, counts: Counts) -> int:
-    """The pid of the process that came after `before`, once calls have been answered by it."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        row = await home.server("echo")
-        if row["state"] == "ready" and row["pid"] not in (None, before):
-            await counts.more(deadline - time.monotonic())
-            return int(row["pid"])
-        await asyncio.sleep(0.005)
-    raise RuntimeError(f"no new process after 30 s: {await home.server('echo')}")
+    async def _kill(self, victim: Victim, cycles: int, ends: float) -> None:
+        while True:
+            pid = await victim.running()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.seen.add(psutil.Process(pid))
+            if self.done >= cycles or time.monotonic() > ends:
+                return
+            victim.kill(pid)
+            self.done += 1
+            of = f"{self.done} of {self._plan.cycles}"
+            self._say(f"faults: cycle {of}, {self.counts.failed} failed calls")
 
 
 # -- ten minutes ---------------------------------------------------------------------------------
@@ -309,14 +371,19 @@ async def _home(stack: contextlib.AsyncExitStack, more: str) -> Home:
     return home
 
 
-async def _clients(home: Home, stack: contextlib.AsyncExitStack) -> list[Client]:
+async def _clients(
+    home: Home,
+    stack: contextlib.AsyncExitStack,
+    server: str = "echo",
+    wanted: Sequence[tuple[str, Era]] = LOAD_CLIENTS,
+) -> list[Client]:
     """Clients of both eras over both ways in, each with a session that has to last."""
     found: list[Client] = []
-    for how, era in LOAD_CLIENTS:
+    for how, era in wanted:
         client = (
-            await home.http("echo", era).open()
+            await home.http(server, era).open()
             if how == "HTTP"
-            else await home.connect("echo", era).open(home.log)
+            else await home.connect(server, era).open(home.log)
         )
         stack.push_async_callback(client.close)
         found.append(client)
