@@ -13,9 +13,11 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -25,6 +27,8 @@ from hostwright.zygote.job import STALE, Job
 
 MAX_PACKET = 64 * 1024
 MAX_DESCRIPTORS = 253  # SCM_MAX_FD
+REAP_SECONDS = 0.005
+ORPHANED_SECONDS = 0.0002
 
 
 class Parent:
@@ -35,6 +39,8 @@ class Parent:
         self._marker = marker
         self._fingerprint = warm.Fingerprint()
         self._templates: list[int] = []
+        self._between: dict[int, int] = {}
+        """Processes between us and a server, and the number of the request each is for."""
         self._umask = os.umask(0o077)
         os.umask(self._umask)
 
@@ -53,6 +59,8 @@ class Parent:
     def serve(self) -> Job:
         """Fork on demand. Returns in a child, never here; ends when the daemon hangs up."""
         while True:
+            while self._between and not select.select([self._control], [], [], REAP_SECONDS)[0]:
+                self._reap()
             packet, handles, _, _ = socket.recv_fds(self._control, MAX_PACKET, MAX_DESCRIPTORS)
             if not packet:
                 self._end()
@@ -63,31 +71,49 @@ class Parent:
                 return job
 
     def _deliver(self, number: int, handles: Sequence[int]) -> Job | None:
-        """Fork one server. Returns its job in the child, None here."""
+        """Fork one server. Returns its job in the child, None here.
+
+        Nothing is waited for here, so many can be on their way at once; the server tells its pid.
+        """
         why = self._unfit(handles)
-        pid = None
         if why is None:
-            reading, writing = os.pipe()
             try:
                 middle = os.fork()
             except OSError as error:
                 why, middle = f"fork: {error.strerror}", -1
             if middle == 0:
-                _fork_and_leave(writing)
+                self._fork_and_leave(number)
                 return self._be_born(handles)
-            os.close(writing)
             if middle > 0:
-                pid = int(os.read(reading, 20) or 0)
-                os.waitpid(middle, 0)
-                why = None if pid else "the second fork failed"
-            os.close(reading)
+                self._between[middle] = number
         for handle in handles:
             os.close(handle)
-        if why is None:
-            self._say(id=number, pid=pid)
-        else:
+        if why is not None:
             self._say(id=number, refused=why)
         return None
+
+    def _fork_and_leave(self, number: int) -> None:
+        """In the process between: fork the server and end. Returns in the server."""
+        me = os.getpid()
+        try:
+            child = os.fork()
+        except BaseException:  # noqa: BLE001 - nothing of the zygote's may run on in here
+            os._exit(1)
+        if child:
+            os._exit(0)
+        # The daemon is to know of it when it is the daemon's, and no sooner.
+        while os.getppid() == me:
+            time.sleep(ORPHANED_SECONDS)
+        self._say(id=number, pid=os.getpid())
+
+    def _reap(self) -> None:
+        """Take leave of those in between that have ended; who could not fork has told nothing."""
+        for middle, number in list(self._between.items()):
+            pid, status = os.waitpid(middle, os.WNOHANG)
+            if pid:
+                del self._between[middle]
+                if status:
+                    self._say(id=number, refused="the second fork failed")
 
     def _be_born(self, handles: Sequence[int]) -> Job:
         self._control.detach()
@@ -122,7 +148,7 @@ class Parent:
             os._exit(0)
         self._control.close()
         self._control = socket.socket(fileno=control)
-        self._templates = []
+        self._templates, self._between = [], {}
         self.prepare(lambda: warm.preload(modules))
 
     def prepare(self, work: Callable[[], dict[str, Any]]) -> None:
@@ -155,15 +181,3 @@ class Parent:
             self._control.send(json.dumps(message).encode())
         except ConnectionError:
             os._exit(0)
-
-
-def _fork_and_leave(writing: int) -> None:
-    """In the process between: fork the server, tell its pid, end. Returns in the server."""
-    try:
-        child = os.fork()
-        if child:
-            os.write(writing, str(child).encode())
-    except BaseException:  # noqa: BLE001 - nothing of the zygote's may run on in here
-        os._exit(1)
-    if child:
-        os._exit(0)
