@@ -5,24 +5,22 @@ It asks the daemon over the daemon's unix socket, so the daemon itself carries n
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Annotated, Any, cast
+import asyncio
+from http.client import HTTPException
+from typing import Annotated, Any
 from urllib.parse import quote
 
-import httpx2
 from pydantic import BaseModel, Field
 
 from hostwright import __version__
 from hostwright.keeper.status import ActionResult, ServerStatus
+from hostwright.local_http import exchange
 from hostwright.manifest import SUPERVISOR
 from hostwright.status import GATEWAY_SOCKET, DaemonStatus
 from hostwright_kit.errors import HostError
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
 from hostwright_kit.server import HostServer
-
-# httpx2 loads it when it is first used; a forked server finds what its parent has loaded.
-import_module("httpcore2")
 
 # Stopping waits for processes to end; nothing the daemon does takes longer.
 TIMEOUT_SECONDS = 90.0
@@ -52,24 +50,13 @@ class Control:
     """The daemon of this user, asked without waiting for anything else meanwhile."""
 
     def __init__(self, runtime: Runtime) -> None:
-        socket = runtime.paths.runtime_dir / GATEWAY_SOCKET
-        self._http = httpx2.AsyncClient(
-            # No certificates are loaded for a socket that has none.
-            transport=httpx2.AsyncHTTPTransport(uds=str(socket), verify=False),
-            base_url="http://hostwright",
-            timeout=TIMEOUT_SECONDS,
-        )
-
-    async def close(self) -> None:
-        """Hang up."""
-        await self._http.aclose()
+        self._socket = runtime.paths.runtime_dir / GATEWAY_SOCKET
 
     async def ask(self, method: str, path: str) -> dict[str, Any]:
         """Put a question; errors of the daemon come back as they were."""
         try:
-            answer = await self._http.request(method, path)
-            body = cast("dict[str, Any]", answer.json())
-        except (httpx2.HTTPError, ValueError) as error:
+            body = await asyncio.to_thread(exchange, self._socket, method, path, TIMEOUT_SECONDS)
+        except (OSError, HTTPException, ValueError) as error:
             raise HostError(
                 f"The daemon did not answer ({type(error).__name__}).",
                 fix="The owner sees how it is with `hostwright status`.",
@@ -90,7 +77,6 @@ def build(runtime: Runtime) -> HostServer:
     """The server object."""
     app = HostServer(SUPERVISOR, version=__version__, instructions=INSTRUCTIONS, runtime=runtime)
     control = Control(runtime)
-    runtime.on_close(control.close)
 
     @app.read_tool(title="MCP servers")
     async def mcp_servers() -> ServerList:

@@ -9,13 +9,10 @@ nothing else of ours, and takes no processor time from those that start. Few imp
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +24,6 @@ from hostwright_kit.paths import resolve_paths
 # What cannot be wrong usage.
 PLAIN = (["up", "--detach"], ["up", "--detach", "--json"])
 HERE = (["up"], ["up", "--json"])
-UNSETTLED = ("stopped", "starting")
-START_SECONDS = 60.0
-LOOK_SECONDS = 0.02
-SOCKET = "gateway.sock"
 
 
 class Begun(NamedTuple):
@@ -57,7 +50,12 @@ def begin_early(words: list[str]) -> None:
             return
         started = _start()
         _begun.append(started)
-        if "--json" in words and (state := _settled(started.process)) is not None:
+        if "--json" not in words:
+            return
+        # What asks over HTTP takes as long to import as all of this; the daemon is on its way now.
+        from hostwright.cli.settling import settled
+
+        if (state := settled(started.process)) is not None:
             _print(state)
             # Nothing of ours is open, and the interpreter's own end takes as long as it asked.
             os._exit(0)
@@ -89,42 +87,6 @@ def _start() -> Begun:
             env={**os.environ, "NO_COLOR": "1"},
         )
     return Begun(process, log, offset)
-
-
-class _Local(http.client.HTTPConnection):
-    """HTTP over the daemon's socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("hostwright", timeout=START_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-def _settled(daemon: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-    """How it is once every server has answered or failed once; None when it is not as it should be,
-    which is told by those who can tell more."""
-    connection = _Local(resolve_paths().runtime_dir / SOCKET)
-    deadline = time.monotonic() + START_SECONDS
-    while daemon.poll() is None and time.monotonic() < deadline:
-        try:
-            states = _get(connection, "/readyz")["servers"]
-            if not any(state in UNSETTLED for state in states.values()):
-                found = _get(connection, "/control/status")
-                return None if "error" in found else found
-        except (OSError, http.client.HTTPException, ValueError, KeyError):
-            connection.close()
-        time.sleep(LOOK_SECONDS)
-    return None
-
-
-def _get(connection: _Local, path: str) -> dict[str, Any]:
-    connection.request("GET", path)
-    found: dict[str, Any] = json.loads(connection.getresponse().read())
-    return found
 
 
 def _print(state: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from pydantic import BaseModel, Field
 from hostwright.keeper import launch, processes
 from hostwright.keeper.logs import Drain, ServerLog
 from hostwright.keeper.processes import Family, ProcessId
+from hostwright.keeper.status import Exit, StopResult
 from hostwright.manifest import Fork, executable_for
 from hostwright_kit.errors import HostError
 
@@ -70,27 +71,6 @@ class Process(Protocol):
 
 StartByFork = Callable[[Launch], Awaitable[Process | str]]
 """Starts a process by fork, or says why that is not possible now."""
-
-
-class Exit(BaseModel, frozen=True):
-    """How a process ended: by a code or by a signal."""
-
-    code: int | None = None
-    signal: str | None = Field(default=None, description="Such as SIGKILL.")
-    at: datetime
-
-    def __str__(self) -> str:
-        return f"killed by {self.signal}" if self.signal else f"exited with code {self.code}"
-
-
-class StopResult(BaseModel, frozen=True):
-    """What it took, and whether anything is left."""
-
-    how: Literal["already_exited", "stdin_closed", "terminated", "killed", "not_ended"]
-    exit: Exit | None
-    descendants_ended: int = Field(description="Processes of it, beside itself, ended here.")
-    left: tuple[int, ...] = Field(description="Pids that even SIGKILL did not end.")
-    seconds: float
 
 
 class Child:

@@ -19,7 +19,7 @@ from hostwright.keeper import needs
 from hostwright.keeper.around import Remote, Surroundings, Target
 from hostwright.keeper.backoff import Backoff
 from hostwright.keeper.checks import Checks
-from hostwright.keeper.child import Child, Exit, StopResult
+from hostwright.keeper.child import Child
 from hostwright.keeper.groups import Group
 from hostwright.keeper.idle import Idle
 from hostwright.keeper.logs import ServerLog
@@ -39,8 +39,10 @@ from hostwright.keeper.needs import Block, Level
 from hostwright.keeper.opening import open_target
 from hostwright.keeper.status import (
     ActionResult,
+    Exit,
     ServerStarted,
     ServerStatus,
+    StopResult,
     start_message,
     stop_message,
 )

@@ -12,12 +12,13 @@ import itertools
 import logging
 
 from hostwright.keeper.around import Surroundings, Target
-from hostwright.keeper.child import Child, Exit
+from hostwright.keeper.child import Child
 from hostwright.keeper.groups import Group
 from hostwright.keeper.logs import ServerLog
 from hostwright.keeper.machine import State
 from hostwright.keeper.opening import open_target
 from hostwright.keeper.server import Server
+from hostwright.keeper.status import Exit
 from hostwright.manifest import Manifest
 from hostwright_kit.errors import HostError
 

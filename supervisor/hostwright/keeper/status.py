@@ -8,8 +8,28 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from hostwright.keeper.child import StopResult
 from hostwright.keeper.machine import State
+
+
+class Exit(BaseModel, frozen=True):
+    """How a process ended: by a code or by a signal."""
+
+    code: int | None = None
+    signal: str | None = Field(default=None, description="Such as SIGKILL.")
+    at: datetime
+
+    def __str__(self) -> str:
+        return f"killed by {self.signal}" if self.signal else f"exited with code {self.code}"
+
+
+class StopResult(BaseModel, frozen=True):
+    """What it took, and whether anything is left."""
+
+    how: Literal["already_exited", "stdin_closed", "terminated", "killed", "not_ended"]
+    exit: Exit | None
+    descendants_ended: int = Field(description="Processes of it, beside itself, ended here.")
+    left: tuple[int, ...] = Field(description="Pids that even SIGKILL did not end.")
+    seconds: float
 
 
 class Activity(BaseModel, frozen=True):
