@@ -2,7 +2,7 @@
 
 Only where it is certain that nothing can: what was never stored need not be looked up, and one
 provider need not be asked in a task group of its own. Everything else is FastMCP's own. The tests
-compare both ways; a version of FastMCP that is built otherwise is left as it is.
+compare the answers of both ways, so a FastMCP that is built otherwise is noticed.
 """
 
 from __future__ import annotations
