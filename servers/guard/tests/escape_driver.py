@@ -224,7 +224,7 @@ async def inside(world: World, server: socket.socket | None) -> dict[str, Any]:
         [str(folder / name) for name in ("attempts", "shown", "home")],
         [str(folder / "shared")],
         protected=[folder / "shown/state", folder / "run"],
-        home=folder / "home",
+        homes=[folder / "home"],
     )
     try:
         ending = await sandboxes.run(
@@ -251,14 +251,15 @@ async def inside(world: World, server: socket.socket | None) -> dict[str, Any]:
         "timed_out": ending.timed_out,
         "enforced": dict(ending.enforced),
         "arrived": arrived,
-        "judged": [vars(one) for one in judged],
+        "judged": [vars(one) for one in judged if one.verdict != "opened"],
     }
 
 
 async def over_an_overlay(world: World) -> dict[str, Any]:
     """A dry run as this user: what is written goes aside, the folder stays as it is."""
     sandboxes = Sandboxes(world.folder / "run")
-    layers = [world.folder / name for name in ("layer", "layer/upper", "layer/work", "real")]
+    names = ("layer", "layer/upper", "layer/work", "real", "layer/shown")
+    layers = [world.folder / name for name in names]
     for layer in layers:
         layer.mkdir()
     real = layers[3]
@@ -275,7 +276,7 @@ async def over_an_overlay(world: World) -> dict[str, Any]:
             Wanted(limits=LIMITS),
             opened,
             receive,
-            overlay=Overlay(str(real), str(layers[1]), str(layers[2])),
+            overlay=Overlay(str(real), str(layers[1]), str(layers[2]), str(layers[4])),
         )
     finally:
         opened.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import subprocess
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from hostwright_guard.sandbox import tokens
 from hostwright_guard.sandbox.capabilities import Grant, Limits, SecretUse, Wanted, refusals
+from hostwright_guard.sandbox.gate.rules import Allowance, RefusedError
 from hostwright_guard.sandbox.token_store import TokenHolder, TokenStore
 from hostwright_guard.sandbox.tokens import Caveat
 from hostwright_kit.errors import HostError
@@ -177,6 +179,7 @@ def test_of_many_that_race_exactly_as_many_win_as_there_are_uses(tmp_path: Path)
 RACER = """
 import sys
 from pathlib import Path
+from hostwright_guard.sandbox.gate.rules import Allowance, RefusedError
 from hostwright_guard.sandbox.token_store import TokenHolder, TokenStore
 from hostwright_kit.errors import HostError
 store = TokenStore(Path(sys.argv[1]))
@@ -224,7 +227,7 @@ def test_what_is_revoked_or_expired_is_dead_at_once(store: TokenStore) -> None:
         with pytest.raises(HostError) as error:
             attempt(text, ANN)
         assert error.value.code == "token_revoked"
-    assert not store.spend(token_id, 0, 0)
+    assert not store.good(token_id)
     short = mint(store, seconds=0.05)
     time.sleep(0.1)
     with pytest.raises(HostError) as error:
@@ -244,13 +247,72 @@ def test_a_caveat_expires_on_its_own(store: TokenStore) -> None:
 
 def test_what_the_network_may_still_carry_is_shared_by_all_runs(store: TokenStore) -> None:
     text = mint(store, uses=3, network_mb=1, requests=10)
-    first = store.use(text, ANN)
-    assert (first.requests_left, first.bytes_left) == (10, 2**20)
-    assert store.spend(first.id, 4, 1000)
-    second = store.use(text, ANN)
-    assert (second.requests_left, second.bytes_left) == (6, 2**20 - 1000)
-    assert store.spend(first.id, 99, 2**30)
-    assert store.use(text, ANN).requests_left == 0
+    first, second = store.use(text, ANN), store.use(text, ANN)
+    assert store.reserve(first, 4, 1000) == (4, 1000)
+    assert store.reserve(second, 99, 2**30) == (6, 2**20 - 1000)
+    assert store.reserve(first, 1, 1) == (0, 0)
+    store.give_back(second, 5, 500)
+    assert store.reserve(store.use(text, ANN), 99, 2**30) == (5, 500)
+    (shown,) = store.list(ANN)
+    assert (shown.requests_left, shown.bytes_left) == (0, 0)
+
+
+def test_a_narrower_token_has_a_smaller_budget_for_all_its_runs(store: TokenStore) -> None:
+    text = mint(store, uses=9, network_mb=1, requests=10)
+    narrower = tokens.narrow(text, Caveat(grant=Grant(network_mb=1, requests=3)))
+    narrowest = tokens.narrow(narrower, Caveat(grant=Grant(network_mb=1, requests=2)))
+    assert store.reserve(store.use(narrowest, ANN), 9, 0) == (2, 0)
+    assert store.reserve(store.use(narrowest, ANN), 9, 0) == (0, 0)
+    assert store.reserve(store.use(narrower, ANN), 9, 0) == (1, 0)
+    assert store.reserve(store.use(text, ANN), 9, 0) == (7, 0)
+
+
+def test_nothing_more_is_given_to_those_who_run_with_a_revoked_token(store: TokenStore) -> None:
+    use = store.use(mint(store, requests=10), ANN)
+    store.revoke(use.id, ANN)
+    assert store.reserve(use, 5, 5) == (0, 0)
+
+
+async def test_runs_beside_each_other_never_do_more_than_the_token_says(store: TokenStore) -> None:
+    text = mint(store, uses=8, network_mb=1, requests=40)
+    done: list[int] = []
+
+    async def run() -> None:
+        use = store.use(text, ANN)
+
+        async def reserve(requests: int, count: int) -> tuple[int, int]:
+            return await asyncio.to_thread(store.reserve, use, requests, count)
+
+        allowance = Allowance(40, 2**20, reserve)
+        with pytest.raises(RefusedError):
+            while True:
+                await asyncio.gather(allowance.take_request(), allowance.take_bytes(9_000))
+                done.append(9_000)
+        store.give_back(use, *allowance.rest())
+
+    await asyncio.gather(*(run() for _ in range(8)))
+    assert len(done) <= 40 and sum(done) <= 2**20
+    assert len(done) >= 32
+    (shown,) = store.list(ANN)
+    assert shown.requests_left <= 40 - len(done)
+
+
+def test_variables_do_not_go_round_a_fixed_command() -> None:
+    fixed = Grant(programs=("/bin/bash",), arguments=("-c", "true"))
+    wanted = Wanted()
+    assert refusals(fixed, wanted, "/bin/bash", ("-c", "true"), ()) == []
+    assert refusals(fixed, wanted, "/bin/bash", ("-c", "true"), ("BASH_ENV",)) == [
+        "the variable BASH_ENV"
+    ]
+    named = fixed.model_copy(update={"variables": ("CI",)})
+    assert refusals(named, wanted, "/bin/bash", ("-c", "true"), ("CI",)) == []
+    assert refusals(Grant(), wanted, "/bin/bash", (), ("ANY",)) == []
+
+
+def test_scratch_is_memory() -> None:
+    wanted = Wanted(limits=Limits(scratch_mb=4_096))
+    found = refusals(Grant(memory_mb=512), wanted, "/bin/ls", ())
+    assert found == ["scratch_mb 4096 (at most 512)"]
 
 
 def test_the_token_itself_is_not_on_disk(store: TokenStore, tmp_path: Path) -> None:

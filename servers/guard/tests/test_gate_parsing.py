@@ -186,13 +186,16 @@ def test_a_request_is_written_anew() -> None:
     request = parse(
         head(
             "POST /x?y HTTP/1.1\nHost: A.example\nX-One: 1\nAuthorization: mine\n"
-            "Connection: keep-alive\nContent-Length: 4\nProxy-Authorization: p"
+            "Accept-Encoding: gzip\nConnection: keep-alive\nContent-Length: 4\n"
+            "Proxy-Authorization: p"
         )
     )
-    text = request.forwarded("a.example", Credential("Authorization", SecretStr("Bearer s")))
+    text = request.forwarded(
+        "a.example", Credential("Authorization", SecretStr("s"), 443, "Bearer ")
+    )
     assert text == head(
         "POST /x?y HTTP/1.1\nHost: a.example\nX-One: 1\nAuthorization: Bearer s\n"
-        "Content-Length: 4\nConnection: close"
+        "Accept-Encoding: identity\nContent-Length: 4\nConnection: close"
     )
 
 
@@ -232,14 +235,14 @@ def test_noise_is_no_request(data: bytes) -> None:
     assert text.count(b"\r\nHost:") == 1
 
 
-def test_the_budget_is_never_overdrawn() -> None:
+async def test_the_budget_is_never_overdrawn() -> None:
     allowance = Allowance(requests=1, bytes=10)
-    allowance.take_request()
+    await allowance.take_request()
     with pytest.raises(RefusedError):
-        allowance.take_request()
-    allowance.take_bytes(10)
+        await allowance.take_request()
+    await allowance.take_bytes(10)
     with pytest.raises(RefusedError):
-        allowance.take_bytes(1)
+        await allowance.take_bytes(1)
 
 
 def test_what_was_closed_admits_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shutil
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from hostwright_guard.sandbox.preview import tree
-from hostwright_guard.sandbox.preview.apply import apply
+from hostwright_guard.sandbox.preview import apply as applying
+from hostwright_guard.sandbox.preview import renaming, tree
+from hostwright_guard.sandbox.preview.apply import Applying, InPartError
 from hostwright_guard.sandbox.preview.changes import Change, read_changes
 from hostwright_guard.sandbox.preview.store import Previews, Record
+from hostwright_kit.vouching import ERROR_META
 
 from .guard_world import World, call, failed
 
@@ -262,8 +265,8 @@ def test_a_commit_that_was_cut_off_goes_on(tmp_path: Path) -> None:
         assert len(changes) >= 3
         # The parent of what is left may be missing: then that step is among those that were done.
         done = [one for one in changes if one.kind == "folder"] + changes[:stop]
-        apply(lower, over, done)
-        apply(lower, over, changes)
+        Applying(lower, over, "0", None).run(done)
+        Applying(lower, over, "0", None).run(changes)
         assert (folder / "text.txt").read_text() == "changed"
         assert (folder / "made/file").read_text() == "new"
         assert read_changes(lower, over) == [] or os.geteuid() != 0
@@ -271,9 +274,158 @@ def test_a_commit_that_was_cut_off_goes_on(tmp_path: Path) -> None:
             os.close(handle)
 
 
+def some_changes(tmp_path: Path) -> tuple[Path, int, int, list[Change]]:
+    """A folder, and aside: a file changed, one created in a new folder, one mode, one link."""
+    folder, upper = tmp_path / "folder", tmp_path / "upper"
+    folder.mkdir()
+    fill(folder)
+    (upper / "made/deep").mkdir(parents=True)
+    (upper / "made/deep/file").write_text("new")
+    (upper / "made/deep").chmod(0o555)
+    (upper / "text.txt").write_text("changed")
+    (upper / "link").symlink_to("text.txt")
+    shutil.copy2(folder / "mode.txt", upper / "mode.txt")
+    (upper / "mode.txt").chmod(0o600)
+    lower, over = (os.open(path, os.O_RDONLY) for path in (folder, upper))
+    gone = [
+        Change(path="moved", action="deleted", kind="folder", old_mode="0755"),
+        Change(path="moved/leaf", action="deleted", kind="file", old_mode="0644"),
+    ]
+    return folder, lower, over, sorted([*read_changes(lower, over), *gone], key=lambda c: c.path)
+
+
+def test_a_commit_that_fails_takes_everything_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever step: a disk that is full, a permission that is missing."""
+    folder, lower, over, changes = some_changes(tmp_path)
+    before = picture(folder)
+    steps = ("exchange", "into_nothing")
+    failed_at = 0
+    for stop in range(20):
+        left = [stop]
+
+        def failing(real: Callable[..., None], left: list[int] = left) -> Callable[..., None]:
+            def step(*arguments: Any) -> None:
+                left[0] -= 1
+                if left[0] == -1:
+                    raise OSError(28, "No space left on device", "x")
+                real(*arguments)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for name in steps:
+                patch.setattr(applying.renaming, name, failing(getattr(renaming, name)))
+            expected: dict[str, os.stat_result] = {}
+            tree.fingerprint(lower, expected)
+            try:
+                Applying(lower, over, "0", expected).run(changes)
+            except OSError:
+                failed_at += 1
+                assert picture(folder) == before, stop
+            else:
+                break
+    assert failed_at >= 3
+    assert (folder / "text.txt").read_text() == "changed"
+    assert (folder / "made/deep").stat().st_mode & 0o777 == 0o555
+    assert (folder / "mode.txt").stat().st_mode & 0o777 == 0o600
+    assert not (folder / "moved").exists()
+    assert not list(folder.glob(".hostwright-*"))
+    (folder / "made/deep").chmod(0o755)
+
+
+def test_what_is_written_between_the_check_and_the_change_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the very moment before each step somebody writes what the preview never saw."""
+    folder, lower, over, changes = some_changes(tmp_path)
+    intruders: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("text.txt", lambda: (folder / "text.txt").write_text("theirs")),
+        ("made", lambda: (folder / "made").write_text("theirs")),
+        ("link", lambda: (folder / "link").write_text("theirs")),
+        ("moved/theirs", lambda: (folder / "moved/theirs").write_text("theirs")),
+    )
+    for path, write in intruders:
+        before = picture(folder)
+        expected: dict[str, os.stat_result] = {}
+        tree.fingerprint(lower, expected)
+        one = Applying(lower, over, "0", expected)
+        write()
+        with pytest.raises(Exception, match="changed since"):
+            one.run(changes)
+        assert (folder / path).read_text() == "theirs"
+        (folder / path).unlink()
+        if path == "text.txt":
+            (folder / path).write_text("line one\nof text.txt\n")
+            (folder / path).chmod(0o644)
+        assert picture(folder) == before, path
+
+
+def test_what_cannot_be_taken_back_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, lower, over, changes = some_changes(tmp_path)
+    expected: dict[str, os.stat_result] = {}
+    tree.fingerprint(lower, expected)
+    one = Applying(lower, over, "0", expected)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr(one, "_set_mode", full)
+    monkeypatch.setattr(one, "_bring_back", full)
+    with pytest.raises(InPartError) as error:
+        one.run(changes)
+    assert "No space" in str(error.value)
+    assert set(error.value.left) == {"moved", "moved/leaf"}
+    held = [path for path in (folder / error.value.folder).iterdir() if path.is_file()]
+    assert "leaf\n" in [path.read_text() for path in held]
+
+
+async def test_names_attributes_and_links_are_told_as_they_are(world: World) -> None:
+    (world.work / "many").write_text("one\n")
+    os.link(world.work / "many", world.work / "other-name")
+    os.setxattr(world.work / "same.txt", "user.note", b"before")
+    script = (
+        "echo two > many; printf x > \"$(printf 'a\\nchanged file b')\"; "
+        "echo more >> same.txt; mkdir ro; echo x > ro/in; chmod 555 ro; chmod 200 mode.txt"
+    )
+    async with world.client() as client:
+        result = await previewed(client, world.work, script)
+        assert result["commit"]["changes"][0] == "created file a\\nchanged file b"
+        shown = {one["path"]: one for one in result["changes"]}
+        assert "1 more names" in shown["many"]["note"]
+        await call(client, "sandbox_commit", **result["commit"])
+        assert (world.work / "many").read_text() == "two\n"
+        assert (world.work / "other-name").read_text() == "one\n"
+        assert os.getxattr(world.work / "same.txt", "user.note") == b"before"
+        assert (world.work / "ro").stat().st_mode & 0o777 == 0o555
+        assert (world.work / "mode.txt").stat().st_mode & 0o777 == 0o200
+        (world.work / "ro").chmod(0o755)
+        odd = await previewed(client, world.work, "echo x > \"$(printf 'a\\377')\"")
+        assert odd["commit"] is None and "UTF-8" in odd["note"]
+        own = await failed(
+            client, "sandbox_preview", argv=["ls"], folder=str(world.work.parent),
+            token=(await call(client, "capability_mint",
+                              grant={"write": [str(world.work.parent)]}))["token"],
+        )  # fmt: skip
+        assert own["code"] == "denied" and "own state" in own["message"]
+
+
+async def test_two_commits_of_one_preview_apply_it_once(world: World) -> None:
+    async with world.client() as client:
+        commit = (await previewed(client, world.work))["commit"]
+        both = await asyncio.gather(
+            *(client.call_tool("sandbox_commit", commit, raise_on_error=False) for _ in range(4))
+        )
+    assert sum(not one.is_error for one in both) == 1
+    codes = {(one.meta or {})[ERROR_META]["code"] for one in both if one.is_error}
+    assert codes <= {"busy", "already_done"}
+
+
 def test_records_are_kept_whole_and_found_by_their_owner(tmp_path: Path) -> None:
     previews = Previews(tmp_path)
-    preview_id, upper, _ = previews.begin(tmp_path.stat())
+    layers = previews.begin(tmp_path.stat())
+    preview_id, upper = layers.preview_id, layers.upper
     record = Record(
         id=preview_id, bound="me", folder="/x", device=1, inode=2, fingerprint="f",
         changes=(Change(path="a", action="deleted", kind="file"),), created="now",
@@ -285,6 +437,10 @@ def test_records_are_kept_whole_and_found_by_their_owner(tmp_path: Path) -> None
         with pytest.raises(Exception, match="no preview"):
             previews.find(wrong, "me")
     old = tmp_path / "previews" / preview_id
+    os.utime(old, (1, 1))
+    previews.begin(tmp_path.stat())
+    assert old.exists(), "somebody works on it"
+    os.close(layers.lock)
     os.utime(old, (1, 1))
     previews.begin(tmp_path.stat())
     assert not old.exists()

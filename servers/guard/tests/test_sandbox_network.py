@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime
 import json
@@ -129,7 +130,7 @@ async def test_a_program_that_knows_no_proxy_reaches_what_is_allowed(world: Worl
     received = [n["received_bytes"] for n in result["network"] if n["verdict"] == "allowed"]
     assert len(received) == 1 and received[0] > 500
     ledger = {event.type for event in world.events(type="egress.*")}
-    assert ledger == {"egress.allowed", "egress.refused"}
+    assert ledger == {"egress.opened", "egress.allowed", "egress.refused"}
 
 
 async def test_a_credential_of_the_gates_never_enters_the_sandbox(world: World) -> None:
@@ -204,3 +205,59 @@ async def test_a_name_is_asked_for_once_and_what_was_vetted_is_dialled() -> None
         return ["10.0.0.1", "1.1.1.1", "::ffff:127.0.0.1", "169.254.169.254"]
 
     assert await Gate(rules, record, lookup=mixed)._resolve("a.example", 443) == ["1.1.1.1"]
+
+
+async def test_a_server_that_repeats_the_credential_does_not_tell_it(world: World) -> None:
+    """In headers, in the body, in base64; and the answer keeps its length."""
+    ledger = Ledger(world.state / LEDGER_FILE)
+    vault = open_vault(world.state, ledger)
+    vault.set("api", SecretStr("only-the-gate-knows"), servers=["guard"])
+    vault.close()
+    ledger.close()
+    told = b"only-the-gate-knows " + base64.b64encode(b"only-the-gate-knows")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(world.work / "certificate.pem")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"Accept-Encoding: identity\r\n" in head and b"gzip" not in head
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Told: " + told + b"\r\n")
+        writer.write(b"Content-Length: %d\r\n\r\n" % len(told) + told[:7])
+        await writer.drain()
+        writer.write(told[7:])
+        await writer.drain()
+        writer.close()
+
+    script = (
+        "import urllib.request as r; q = r.Request('http://api.example/', "
+        "headers={'Accept-Encoding': 'gzip'}); a = r.urlopen(q); "
+        "print(a.headers['X-Told'], a.read().decode())"
+    )
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    port = listener.sockets[0].getsockname()[1]
+    async with listener, world.client() as client:
+        result = await call(
+            client,
+            "sandbox_exec",
+            argv=[PYTHON, "-c", script],
+            domains=["api.example"],
+            inject=[{"domain": f"api.example:{port}", "entry": "api"}],
+        )
+    masked = "*" * 19 + " " + "*" * 28
+    assert result["stdout"]["head"] == f"{masked} {masked}\n", result
+
+
+async def test_a_program_that_tries_for_ever_does_not_fill_the_ledger() -> None:
+    kept: list[Attempt] = []
+
+    async def record(attempt: Attempt) -> None:
+        kept.append(attempt)
+
+    rules = Rules((parse_target("a.example"),), Allowance(9, 9))
+    gate = Gate(rules, record)
+    for number in range(1_000):
+        gate._note(Attempt("tls", f"{number}.example:443", "refused", "no"))
+    await gate.close()
+    assert len(kept) == 201
+    assert (kept[-1].kind, kept[-1].target) == ("more", "800 more attempts")
+    assert rules.omitted_attempts == 800

@@ -71,11 +71,11 @@ def test_the_suites_own_folders_are_refused_or_hidden(tmp_path: Path) -> None:
 def test_keys_are_kept_back_unless_they_are_named(tmp_path: Path) -> None:
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".netrc").write_text("machine x")
-    home = open_places([str(tmp_path)], [], protected=[], home=tmp_path)
+    home = open_places([str(tmp_path)], [], protected=[], homes=[tmp_path])
     assert home.hidden_folders == (str(tmp_path / ".ssh"),)
     assert home.hidden_files == (str(tmp_path / ".netrc"),)
     home.close()
-    named = open_places([str(tmp_path), str(tmp_path / ".ssh")], [], protected=[], home=tmp_path)
+    named = open_places([str(tmp_path), str(tmp_path / ".ssh")], [], protected=[], homes=[tmp_path])
     assert named.hidden_folders == ()
     named.close()
 

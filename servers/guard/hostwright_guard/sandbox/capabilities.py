@@ -8,7 +8,7 @@ Pure: paths are compared as they are given, so give them resolved (`places.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated
 
@@ -26,6 +26,9 @@ RESERVED_HEADERS = frozenset(("host", "content-length", "transfer-encoding", "co
 Paths = tuple[Annotated[str, Field(min_length=1, max_length=4_096)], ...]
 VaultName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", min_length=1, max_length=63)
+]
+VariableName = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", min_length=1, max_length=128)
 ]
 Domains = tuple[Annotated[str, Field(min_length=1, max_length=260)], ...]
 
@@ -134,9 +137,27 @@ class Grant(_Model):
     arguments: tuple[Annotated[str, Field(max_length=131_072)], ...] | None = Field(
         default=None, max_length=256, description="Exactly these arguments; none: any."
     )
+    variables: tuple[VariableName, ...] | None = Field(
+        default=None,
+        max_length=64,
+        description="Variables that a run may set. None: any; but where programs or arguments are "
+        "fixed, none at all, because variables tell programs what else to run (BASH_ENV, …).",
+    )
+
+    @property
+    def settable(self) -> tuple[str, ...] | None:
+        """Variables that a run may set; None: any."""
+        fixed = self.programs is not None or self.arguments is not None
+        return () if self.variables is None and fixed else self.variables
 
 
-def refusals(grant: Grant, wanted: Wanted, program: str, arguments: Sequence[str]) -> list[str]:
+def refusals(
+    grant: Grant,
+    wanted: Wanted,
+    program: str,
+    arguments: Sequence[str],
+    variables: Iterable[str] = (),
+) -> list[str]:
     """What of a run this grant does not allow; empty when all of it is allowed."""
     found: list[str] = []
     found += [
@@ -153,6 +174,8 @@ def refusals(grant: Grant, wanted: Wanted, program: str, arguments: Sequence[str
             found.append(f"the credential {injection.entry} for {injection.domain}")
     for name, asked, most in (
         ("memory_mb", wanted.limits.memory_mb, grant.memory_mb),
+        # It is memory, whether a control group counts it or not.
+        ("scratch_mb", wanted.limits.scratch_mb, grant.memory_mb),
         ("cpu_percent", wanted.limits.cpu_percent, grant.cpu_percent),
         ("processes", wanted.limits.processes, grant.processes),
         ("seconds", wanted.seconds, grant.seconds),
@@ -163,6 +186,8 @@ def refusals(grant: Grant, wanted: Wanted, program: str, arguments: Sequence[str
         found.append(f"the program {program}")
     if grant.arguments is not None and tuple(arguments) != grant.arguments:
         found.append("these arguments")
+    if (settable := grant.settable) is not None:
+        found += [f"the variable {name}" for name in variables if name not in settable]
     return found
 
 
@@ -173,7 +198,13 @@ def within(path: str, *trees: Sequence[str]) -> bool:
 
 
 def check_injection(one: Injection) -> None:
-    """Refuse a header that says where a request ends or goes; raises `HostError`."""
+    """Refuse what would not do what it says; raises `HostError`."""
+    if parse_target(one.domain).pattern.startswith("*."):
+        raise HostError(
+            f"A credential is for one name, not for {one.domain}.",
+            fix="Name the one server that is to have it.",
+            code="bad_domain",
+        )
     if one.header.lower() in RESERVED_HEADERS:
         raise HostError(
             f"{one.header} is not a header for a credential.",

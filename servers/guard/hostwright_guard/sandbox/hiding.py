@@ -16,12 +16,18 @@ MASK = b"[redacted]"
 
 
 class Hiding:
-    """One stream: feed it, send on what it gives back, then `rest`."""
+    """One stream: feed it, send on what it gives back, then `rest`.
 
-    def __init__(self, values: Iterable[str]) -> None:
+    Held back is only what may be the beginning of a value, so that an answer in parts is not
+    delayed. `same_length`: what is put in the place of a value is as long as it was.
+    """
+
+    def __init__(self, values: Iterable[str], *, same_length: bool = False) -> None:
         forms = sorted({form for value in values for form in _forms(value)}, key=len, reverse=True)
+        self._forms = forms
         self._pattern = re.compile(b"|".join(map(re.escape, forms))) if forms else None
         self._longest = max(map(len, forms), default=0)
+        self._same_length = same_length
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -30,22 +36,32 @@ class Hiding:
         data = self._held + data
         shown = bytearray()
         at = 0
-        # A value that begins within the last bytes may go on in the next chunk.
-        settled = len(data) - self._longest + 1
+        settled = self._settled(data)
         for found in self._pattern.finditer(data):
             if found.start() >= settled:
                 break
-            shown += data[at : found.start()] + MASK
+            shown += data[at : found.start()] + self._mask(found)
             at = found.end()
-        keep = max(at, settled, 0)
+        keep = max(at, settled)
         shown += data[at:keep]
         self._held = data[keep:]
         return bytes(shown)
 
+    def _settled(self, data: bytes) -> int:
+        """Where the first value may begin that goes on in the next chunk."""
+        for at in range(max(0, len(data) - self._longest + 1), len(data)):
+            rest = data[at:]
+            if any(len(form) > len(rest) and form.startswith(rest) for form in self._forms):
+                return at
+        return len(data)
+
+    def _mask(self, found: re.Match[bytes]) -> bytes:
+        return b"*" * len(found[0]) if self._same_length else MASK
+
     def rest(self) -> bytes:
         """What was held back; nothing follows."""
         held, self._held = self._held, b""
-        return self._pattern.sub(MASK, held) if self._pattern else held
+        return self._pattern.sub(self._mask, held) if self._pattern else held
 
 
 def _forms(value: str) -> set[bytes]:

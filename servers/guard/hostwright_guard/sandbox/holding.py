@@ -1,14 +1,14 @@
 """A judged run, carried out: its secrets fetched, its gate opened, its token watched.
 
-Secrets are opened here and nowhere else, right before the start. Every connection is in the ledger.
-While a run lasts, what it uses of its token is written down twice a second; when the token is
-revoked or has expired, connections are cut and the run ends.
+Secrets are opened here and nowhere else, right before the start. Every connection is in the ledger,
+when it begins and when it has ended.
+While a run lasts, its token is looked at twice a second; when it is revoked or has expired,
+connections are cut and the run ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ from hostwright_guard.sandbox.hiding import Hiding
 from hostwright_guard.sandbox.places import Places
 from hostwright_guard.sandbox.running import Command, Ending, Overlay, Sandboxes, Stream
 from hostwright_guard.sandbox.settings import SandboxSettings
-from hostwright_guard.sandbox.token_store import TokenHolder, TokenStore, Use
+from hostwright_guard.sandbox.token_store import TokenHolder, TokenStore, Use, uptime
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Entry, Ledger
 
@@ -122,6 +122,10 @@ class Holder:
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
+            if prepared.use is not None and rules is not None:
+                await asyncio.to_thread(
+                    self._tokens.give_back, prepared.use, *rules.allowance.rest()
+                )
         streams: tuple[Stream, ...] = ("stdout", "stderr")
         for stream in streams:
             if safe := hiding[stream].rest():
@@ -141,14 +145,21 @@ class Holder:
         wanted, use = prepared.wanted, prepared.use
         if not wanted.domains and not watch_network:
             return None, None, (), ()
-        requests, count = wanted.requests, wanted.network_mb * 2**20
+        allowance = Allowance(wanted.requests, wanted.network_mb * 2**20)
         if use is not None:
-            requests = min(requests, use.requests_left, *(g.requests for g in use.grants))
-            count = min(count, use.bytes_left, *(g.network_mb * 2**20 for g in use.grants))
+
+            async def reserve(requests: int, count: int) -> tuple[int, int]:
+                return await asyncio.to_thread(self._tokens.reserve, use, requests, count)
+
+            allowance = Allowance(
+                min(wanted.requests, *(grant.requests for grant in use.grants)),
+                min(wanted.network_mb, *(grant.network_mb for grant in use.grants)) * 2**20,
+                reserve,
+            )
         targets = tuple(parse_target(domain) for domain in wanted.domains)
         rules = Rules(
             targets,
-            Allowance(requests, count),
+            allowance,
             {parse_target(i.domain).pattern: _credential(i, values) for i in wanted.inject},
         )
         gate = Gate(
@@ -168,7 +179,7 @@ class Holder:
                 type=f"egress.{attempt.verdict}",
                 caller=prepared.run.holder.name,
                 server="guard",
-                outcome="ok" if attempt.verdict == "allowed" else "denied",
+                outcome="denied" if attempt.verdict == "refused" else "ok",
                 detail={
                     "target": attempt.target,
                     "kind": attempt.kind,
@@ -189,37 +200,20 @@ class Holder:
         gate: Gate | None,
         running: asyncio.Task[Ending],
     ) -> None:
-        """While it runs: keep the token's counts on disk true, and end it when it is no longer
-        good. What was used since the last look is told at the end, too."""
+        """While it runs: end it when its token is no longer good."""
         use = prepared.use
         if use is None:
             return
-        ends = time.monotonic() + use.seconds_left
-        requests = rules.allowance.requests if rules else 0
-        count = rules.allowance.bytes if rules else 0
-
-        async def tell() -> bool:
-            nonlocal requests, count
-            used = (
-                (requests - rules.allowance.requests, count - rules.allowance.bytes)
-                if (rules)
-                else (0, 0)
-            )
-            requests, count = requests - used[0], count - used[1]
-            return await asyncio.to_thread(self._tokens.spend, use.id, *used)
-
-        try:
-            while True:
-                await asyncio.sleep(WATCH_SECONDS)
-                if not await tell() or time.monotonic() > ends:
-                    if rules and gate:
-                        rules.closed = "the token was revoked or has expired"
-                        gate.cut()
-                    running.cancel()
-                    return
-        except asyncio.CancelledError:
-            await asyncio.shield(tell())
-            raise
+        ends = uptime() + use.seconds_left
+        while True:
+            # Another process may revoke it, so there is nothing to wait for but time.
+            await asyncio.sleep(WATCH_SECONDS)
+            if uptime() > ends or not await asyncio.to_thread(self._tokens.good, use.id):
+                break
+        if rules and gate:
+            rules.closed = "the token was revoked or has expired"
+            gate.cut()
+        running.cancel()
 
 
 async def _until_done(running: asyncio.Task[Ending]) -> Ending:
@@ -241,4 +235,4 @@ def _credential(one: Injection, values: Mapping[str, SecretStr]) -> Credential:
             code="bad_secret",
         )
     port = parse_target(one.domain).port or HTTPS
-    return Credential(one.header, SecretStr(one.prefix + value), port)
+    return Credential(one.header, SecretStr(value), port, one.prefix)

@@ -8,13 +8,15 @@ Touches nothing: it only looks and opens.
 from __future__ import annotations
 
 import os
+import pwd
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from hostwright_guard.sandbox.capabilities import within
+from hostwright_guard.sandbox.mounts import kernel_mounts
 from hostwright_kit.errors import HostError
 
 # The kernel's own trees: what is in them is not files, and each sandbox has its own.
@@ -46,6 +48,9 @@ class Places:
     places: tuple[Place, ...]
     hidden_folders: tuple[str, ...] = ()
     hidden_files: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    """Folders on the way to what is hidden, which may be written but must not be renamed: the next
+    run would look for what is hidden at its old name, and show it at its new one."""
 
     def close(self) -> None:
         for place in self.places:
@@ -58,9 +63,12 @@ def open_places(
     write: Sequence[str],
     *,
     protected: Sequence[Path],
-    home: Path | None = None,
+    homes: Iterable[Path] | None = None,
 ) -> Places:
-    """Resolve, judge and open; raises `HostError`. Blocking."""
+    """Resolve, judge and open; raises `HostError`. Blocking.
+
+    `homes`: folders in which keys are kept back; by default those of every account.
+    """
     chosen = {resolve(path): False for path in read} | {resolve(path): True for path in write}
     refuse_kernel_trees(chosen)
     guarded = [os.path.realpath(folder) for folder in protected]
@@ -71,6 +79,12 @@ def open_places(
                 fix="Choose another folder.",
                 code="denied",
             )
+    if not chosen:
+        return Places(())
+    kernels = kernel_mounts()
+    for path in chosen:
+        if within(path, kernels):
+            raise _kernels_own(path)
     opened: list[Place] = []
     try:
         for path, writable in sorted(chosen.items()):
@@ -80,16 +94,17 @@ def open_places(
     except BaseException:
         Places(tuple(opened)).close()
         raise
-    kept = guarded + _kept_back(list(chosen), home or Path.home())
+    kept = [*guarded, *kernels, *_kept_back(list(chosen), homes or _all_homes())]
     hidden = [
         path
-        for path in kept
+        for path in dict.fromkeys(kept)
         if any(place.folder and within(path, (place.path,)) for place in opened)
     ]
     return Places(
         tuple(opened),
         tuple(path for path in hidden if Path(path).is_dir()),
         tuple(path for path in hidden if Path(path).is_file()),
+        _ways(hidden, opened),
     )
 
 
@@ -117,11 +132,7 @@ def refuse_kernel_trees(chosen: dict[str, bool]) -> None:
     """Raise for what no sandbox is given; the value says whether it is to be written."""
     for path, writable in chosen.items():
         if path == "/" or within(path, KERNEL_TREES):
-            raise HostError(
-                f"{path} cannot be given to a sandbox: it leads to the kernel's own files.",
-                fix="Name the folders that are needed, one by one.",
-                code="denied",
-            )
+            raise _kernels_own(path)
         if writable and (within(path, BASE, ("/etc", "/boot")) or path in ("/var", "/run")):
             raise HostError(
                 f"{path} belongs to the system and cannot be written from a sandbox.",
@@ -148,11 +159,43 @@ def _open(path: str, writable: bool) -> Place:
     return Place(path, descriptor, writable, stat.S_ISDIR(mode))
 
 
-def _kept_back(chosen: list[str], home: Path) -> list[str]:
+def _kernels_own(path: str) -> HostError:
+    return HostError(
+        f"{path} cannot be given to a sandbox: it leads to the kernel's own files.",
+        fix="Name the folders that are needed, one by one.",
+        code="denied",
+    )
+
+
+def _kept_back(chosen: list[str], homes: Iterable[Path]) -> list[str]:
     found: list[str] = []
-    for name in KEPT_BACK:
-        path = os.path.realpath(home / name)
-        named = any(within(one, (path,)) for one in chosen)
-        if not named and Path(path).exists():
-            found.append(path)
+    for home in homes:
+        # Another account's home counts only where something of it is shown.
+        if not any(within(str(home), (one,)) or within(one, (str(home),)) for one in chosen):
+            continue
+        for name in KEPT_BACK:
+            path = os.path.realpath(home / name)
+            named = any(within(one, (path,)) for one in chosen)
+            if not named and Path(path).exists():
+                found.append(path)
     return found
+
+
+def _all_homes() -> list[Path]:
+    """The home folders of all accounts; a server that runs as root may be told to show /home."""
+    named = [entry.pw_dir for entry in pwd.getpwall()]
+    real = (os.path.realpath(home) for home in (str(Path.home()), *named) if home.strip("/"))
+    return [Path(home) for home in dict.fromkeys(real)]
+
+
+def _ways(hidden: Sequence[str], opened: Sequence[Place]) -> tuple[str, ...]:
+    """The folders between a place that may be written and what is hidden in it, from the top."""
+    found: set[str] = set()
+    for path in hidden:
+        # Parents stand before children: the last one that contains it is what shows it.
+        shown_by = [place for place in opened if place.folder and within(path, (place.path,))][-1]
+        if shown_by.writable:
+            above = Path(path).parents
+            found.update(str(one) for one in above if within(str(one), (shown_by.path,)))
+            found.discard(shown_by.path)
+    return tuple(sorted(found))

@@ -54,9 +54,11 @@ def make_plan(
     names: Sequence[str] | None,
     etc: Path,
     as_root: bool,
+    instead: Mapping[str, str] = {},
     root: Path = Path("/"),
 ) -> Plan:
     """`etc`: the skeleton. `names`: what /etc/hosts lists of the network; None: there is none.
+    `instead`: what is shown in the place of a declared folder (an overlay of it).
 
     Looks at `root` only to see which folders the system has.
     """
@@ -97,8 +99,13 @@ def make_plan(
         for name, content in secret_files.items():
             give_file(f"{SECRETS}/{name}", content, "0400")
     for place in places.places:
-        arguments += ("--bind" if place.writable else "--ro-bind", place.path, place.path)
+        source = instead.get(place.path, place.path)
+        arguments += ("--bind" if place.writable else "--ro-bind", source, place.path)
         rights[place.path] = kernel.READ | (kernel.WRITE if place.writable else 0)
+    # An overlay keeps the folder itself as it is.
+    for path in () if instead else places.pinned:
+        # A mount on itself: who is inside cannot rename it.
+        arguments += ("--bind", path, path)
     for path in places.hidden_folders:
         arguments += ("--perms", "0000", "--tmpfs", path, "--remount-ro", path)
     for path in places.hidden_files:

@@ -14,9 +14,9 @@ from hostwright_kit.jobs import JobOutcome
 class NetworkAttempt(BaseModel, frozen=True):
     """A connection or a question for a name, as the gate saw it."""
 
-    kind: Literal["tls", "http", "name"]
+    kind: Literal["tls", "http", "name", "more"]
     target: str
-    verdict: Literal["allowed", "refused"]
+    verdict: Literal["opened", "allowed", "refused"]
     reason: str = ""
     sent_bytes: int = 0
     received_bytes: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -33,6 +34,8 @@ from hostwright_kit.errors import HostError
 PREFIX = "hostwright-sandbox-"
 GRACE_SECONDS = 1.0
 READ_BYTES = 256 * 1024
+# So many at once; more wait. Each may use half a gigabyte without anybody having been asked.
+MAX_AT_ONCE = 16
 # bwrap outside, the first process inside, and one while it starts.
 OWN_PROCESSES = 3
 
@@ -59,6 +62,8 @@ class Overlay:
     lower: str
     upper: str
     work: str
+    shown: str
+    """An empty folder that nobody else can exchange; the overlay is mounted there."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Sandboxes:
         self._nursery = Nursery()
         self._groups = groups or Groups(PREFIX)
         self._numbers = itertools.count(1)
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._lock = threading.Lock()
 
     async def close(self) -> None:
@@ -109,6 +115,20 @@ class Sandboxes:
         overlay: Overlay | None = None,
     ) -> Ending:
         """Run to the end. Cancelling ends it, and then returns an ending that says so."""
+        async with self._slots:
+            return await self._run(command, wanted, opened, receive, gate, names, ports, overlay)
+
+    async def _run(
+        self,
+        command: Command,
+        wanted: Wanted,
+        opened: Places,
+        receive: Receiver,
+        gate: Gate | None,
+        names: tuple[str, ...],
+        ports: tuple[int, ...],
+        overlay: Overlay | None,
+    ) -> Ending:
         bwrap = (await asyncio.to_thread(machine.machine)).require()
         group, etc = await asyncio.to_thread(self._prepare, wanted)
         started = time.monotonic()
@@ -124,6 +144,7 @@ class Sandboxes:
                 names=names if gate is not None else None,
                 etc=etc,
                 as_root=os.geteuid() == 0,
+                instead={overlay.lower: overlay.shown} if overlay else {},
             )
             request = {
                 "bwrap": bwrap,
@@ -132,8 +153,7 @@ class Sandboxes:
                 "environment": plan.environment,
                 "cgroups": [str(folder) for folder in group.folders],
                 "rlimits": rlimits(wanted.limits, group.enforced),
-                # An overlay shows other files than the folder beneath it, and is meant to.
-                "binds": [] if overlay else plan.binds,
+                "binds": plan.binds,
                 "rights": plan.rights,
                 "masks": plan.masks,
                 "network": {"tcp": ports, "ipv6": socket.has_ipv6} if gate is not None else None,
@@ -141,7 +161,7 @@ class Sandboxes:
                 "data": len(plan.data),
                 "grace_seconds": GRACE_SECONDS,
             }
-            descriptors = [] if overlay else [place.descriptor for place in opened.places]
+            descriptors = [place.descriptor for place in opened.places]
             pipes.open(command.stdin)
             life.link = await self._nursery.start(
                 Start(
@@ -360,6 +380,8 @@ def _failure(message: Mapping[str, Any], said: str) -> HostError:
             fix="It, its interpreter and its libraries must be visible in the sandbox.",
             code="cannot_execute",
         )
+    if what == "overlay" and number == errno.ESTALE:
+        what = "exchanged The folder"
     if what.startswith("exchanged "):
         return HostError(
             f"{what.removeprefix('exchanged ')} was exchanged while the sandbox was being made.",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from hostwright_guard.sandbox import places
 from hostwright_guard.sandbox.capabilities import (
@@ -20,7 +22,7 @@ from hostwright_guard.sandbox.capabilities import (
     check_variable,
     refusals,
 )
-from hostwright_guard.sandbox.gate.names import parse_target
+from hostwright_guard.sandbox.gate.names import Target, parse_target
 from hostwright_guard.sandbox.holding import Holder, Prepared, Run
 from hostwright_guard.sandbox.machine import explain
 from hostwright_guard.sandbox.places import Places
@@ -36,8 +38,8 @@ from hostwright_kit.capture import HeadTail
 from hostwright_kit.errors import HostError
 from hostwright_kit.jobs import JobContext, JobOutcome, JobRecord, JobStore
 
+T = TypeVar("T")
 JOB_KIND = "sandbox"
-WATCH_SECONDS = 0.5
 FREE = Wanted()
 FREE_SECONDS = 60.0
 """What a run may have without a token and without a question: nothing but a little time."""
@@ -56,7 +58,7 @@ class SandboxService:
         self.tokens = tokens
         self.holder = holder
         self._jobs = jobs
-        self._protected = protected
+        self.protected = tuple(Path(os.path.realpath(one)) for one in protected)
 
     async def start(self, run: Run) -> tuple[JobRecord, asyncio.Future[SandboxResult]]:
         """Judge it, use the token, and start it as a job."""
@@ -104,12 +106,12 @@ class SandboxService:
         if run.token and wanted.bare:
             assert use is not None  # noqa: S101 - there is a token
             wanted = _all_of(use, wanted)
-        opened = places.open_places(wanted.read, wanted.write, protected=self._protected)
+        opened = places.open_places(wanted.read, wanted.write, protected=self.protected)
         try:
             cwd = _working_folder(run.cwd, opened)
             program = find_program(run.argv[0], cwd, opened)
             if use is not None:
-                self._check(use, wanted, program, run.argv[1:])
+                self._check(use, wanted, program, run)
         except BaseException:
             opened.close()
             raise
@@ -184,9 +186,10 @@ class SandboxService:
             }
         )
 
-    def _check(self, use: Use, wanted: Wanted, program: str, arguments: tuple[str, ...]) -> None:
+    def _check(self, use: Use, wanted: Wanted, program: str, run: Run) -> None:
         for grant in use.grants:
-            if missing := refusals(grant, wanted, program, arguments):
+            # A secret's own variable stands in `wanted`.
+            if missing := refusals(grant, wanted, program, run.argv[1:], run.environment):
                 raise HostError(
                     f"The token {use.id} does not allow {', '.join(missing)[:1_000]}.",
                     fix="Declare less, or mint a token that allows it (the owner is asked).",
@@ -232,6 +235,7 @@ def _fitted(run: Run, wanted: Wanted, use: Use) -> Wanted:
                 for name in ("memory_mb", "cpu_percent", "processes")
             }
         )
+        limits = limits.model_copy(update={"scratch_mb": min(limits.scratch_mb, limits.memory_mb)})
     if not run.fixed_seconds:
         seconds = min(seconds, *(grant.seconds for grant in use.grants))
     return wanted.model_copy(update={"limits": limits, "seconds": seconds})
@@ -254,21 +258,32 @@ def _all_of(use: Use, wanted: Wanted) -> Wanted:
     """Nothing declared: everything that the token hands out, apart from secrets in the sandbox."""
     first, *rest = use.grants
     inject: tuple[Injection, ...] = first.inject
-    read, write, domains = first.read, first.write, first.domains
+    read, write = (*first.read, *first.write), first.write
+    domains = tuple(map(parse_target, first.domains))
     for grant in rest:
-        read = tuple(p for p in read if places.within(p, grant.read, grant.write))
-        write = tuple(p for p in write if places.within(p, grant.write))
-        targets = [parse_target(one) for one in grant.domains]
-        domains = tuple(
-            d for d in domains if any(target.covers(parse_target(d)) for target in targets)
-        )
+        read = _narrower(read, (*grant.read, *grant.write), _contains)
+        write = _narrower(write, grant.write, _contains)
+        domains = _narrower(domains, tuple(map(parse_target, grant.domains)), Target.covers)
         inject = tuple(one for one in inject if one in grant.inject)
+    read = tuple(path for path in read if path not in write)
     # A grant may name folders that are gone meanwhile.
     return wanted.model_copy(
         update={
             "read": tuple(filter(os.path.lexists, read)),
             "write": tuple(filter(os.path.lexists, write)),
-            "domains": domains,
+            "domains": tuple(map(str, domains)),
             "inject": inject,
         }
     )
+
+
+def _contains(one: str, other: str) -> bool:
+    return places.within(other, (one,))
+
+
+def _narrower(
+    some: tuple[T, ...], others: tuple[T, ...], covers: Callable[[T, T], bool]
+) -> tuple[T, ...]:
+    """What both allow: of each two that overlap, the one that is covered by the other."""
+    found = [b if covers(a, b) else a for a in some for b in others if covers(a, b) or covers(b, a)]
+    return tuple(dict.fromkeys(found))

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 
 from hostwright_guard.sandbox import tokens
 from hostwright_guard.sandbox.capabilities import Grant
-from hostwright_guard.sandbox.tokens import Caveat
+from hostwright_guard.sandbox.tokens import Caveat, Token
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
 from hostwright_kit.store import naming_the_cause, open_store, transaction
@@ -50,7 +50,22 @@ MIGRATIONS = (
         revoked REAL
     ) STRICT;
     """,
+    """
+    CREATE TABLE budgets (
+        key TEXT PRIMARY KEY,
+        token TEXT NOT NULL,
+        requests_left INTEGER NOT NULL,
+        bytes_left INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO budgets SELECT id, id, requests_left, bytes_left FROM tokens;
+    ALTER TABLE tokens DROP COLUMN requests_left;
+    ALTER TABLE tokens DROP COLUMN bytes_left;
+    """,
 )
+_WITH_BUDGET = """
+SELECT tokens.*, budgets.requests_left, budgets.bytes_left
+FROM tokens JOIN budgets ON budgets.key = tokens.id
+"""
 
 
 class TokenHolder(NamedTuple):
@@ -81,8 +96,8 @@ class Use(BaseModel, frozen=True):
 
     id: str
     grants: tuple[Grant, ...]
-    requests_left: int
-    bytes_left: int
+    budgets: tuple[str, ...]
+    """The budgets that its connections draw on: the token's, and each narrowing's."""
     seconds_left: float
 
 
@@ -106,15 +121,16 @@ class TokenStore:
         token_id, key, now = tokens.new_id(), tokens.new_key(), time.time()
         with self._lock, naming_the_cause(self._path), transaction(self._db):
             self._db.execute("DELETE FROM tokens WHERE expires < ?", (now - KEPT_SECONDS,))
+            self._db.execute("DELETE FROM budgets WHERE token NOT IN (SELECT id FROM tokens)")
             self._db.execute(
-                "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (
                     *(token_id, key, grant.model_dump_json(), holder.name, holder.bound, note),
                     *(now, now + seconds),
-                    *(self._boot, _uptime() + seconds, uses, uses),
-                    *(grant.requests, grant.network_mb * 2**20),
+                    *(self._boot, uptime() + seconds, uses, uses),
                 ),
             )
+            self._add_budget(token_id, token_id, grant)
             row = self._found(token_id)
         return tokens.write(key, token_id), self._shown(row)
 
@@ -133,33 +149,44 @@ class TokenStore:
                 code="denied",
             )
         self._refuse_ended(row, caveats)
-        return self._use(row, caveats)
+        return self._use(row, token, caveats)
 
     def use(self, text: str, holder: TokenHolder) -> Use:
         """Use it once. Raises `HostError` when it is used up, expired, revoked or not genuine."""
         looked = self.look(text, holder)
         with self._lock, naming_the_cause(self._path), transaction(self._db):
-            taken = self._db.execute(
-                "UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ? AND uses_left > 0 "
-                "AND revoked IS NULL AND expires > ? RETURNING requests_left, bytes_left",
-                (looked.id, time.time()),
-            ).fetchall()
-            if not taken:
-                self._refuse_ended(self._found(looked.id), ())
-        return looked.model_copy(update={"requests_left": taken[0][0], "bytes_left": taken[0][1]})
+            # The row and its state under the lock: by the clock that nobody can set, too.
+            self._refuse_ended(self._found(looked.id), ())
+            self._db.execute(
+                "UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ?", (looked.id,)
+            )
+            for budget, grant in zip(looked.budgets, looked.grants, strict=True):
+                self._add_budget(budget, looked.id, grant)
+        return looked
 
-    def spend(self, token_id: str, requests: int, count: int) -> bool:
-        """Take from what its runs may do on the network; False when nothing may be any more.
+    def good(self, token_id: str) -> bool:
+        """Whether those who run with it may go on: it is neither revoked nor expired."""
+        with self._lock, naming_the_cause(self._path):
+            row = self._row(token_id)
+        return row is not None and self._state(row) not in ("revoked", "expired")
 
-        Also where it is not enough: then nothing is left.
-        """
+    def reserve(self, use: Use, requests: int, count: int) -> tuple[int, int]:
+        """Take up to so many requests and bytes from what is left; nothing of an ended token."""
         with self._lock, naming_the_cause(self._path), transaction(self._db):
-            rows = self._db.execute(
-                "UPDATE tokens SET requests_left = max(0, requests_left - ?), "
-                "bytes_left = max(0, bytes_left - ?) WHERE id = ? RETURNING revoked, expires",
-                (requests, count, token_id),
-            ).fetchall()
-        return bool(rows) and rows[0]["revoked"] is None and rows[0]["expires"] > time.time()
+            if self._state(self._found(use.id)) in ("revoked", "expired"):
+                return 0, 0
+            for budget in use.budgets:
+                row = self._db.execute("SELECT * FROM budgets WHERE key = ?", (budget,)).fetchone()
+                requests = min(requests, row["requests_left"])
+                count = min(count, row["bytes_left"])
+            self._move(use, -requests, -count)
+        return requests, count
+
+    def give_back(self, use: Use, requests: int, count: int) -> None:
+        """What was reserved and not used."""
+        if requests or count:
+            with self._lock, naming_the_cause(self._path), transaction(self._db):
+                self._move(use, requests, count)
 
     def revoke(self, token_id: str, holder: TokenHolder | None = None) -> Capability:
         """No further use; whoever runs with it notices within a second. None: the owner does."""
@@ -177,8 +204,7 @@ class TokenStore:
         """The tokens, newest first; one holder's, or all."""
         with self._lock, naming_the_cause(self._path):
             rows = self._db.execute(
-                "SELECT * FROM tokens WHERE ?1 IS NULL OR bound = ?1 "
-                "ORDER BY created DESC LIMIT ?2",
+                f"{_WITH_BUDGET} WHERE ?1 IS NULL OR bound = ?1 ORDER BY created DESC LIMIT ?2",
                 (holder.bound if holder else None, MAX_LISTED),
             ).fetchall()
         return [self._shown(row) for row in rows]
@@ -186,7 +212,21 @@ class TokenStore:
     # -- rows ------------------------------------------------------------------------------------
 
     def _row(self, token_id: str) -> sqlite3.Row | None:
-        return self._db.execute("SELECT * FROM tokens WHERE id = ?", (token_id,)).fetchone()
+        return self._db.execute(f"{_WITH_BUDGET} WHERE id = ?", (token_id,)).fetchone()
+
+    def _add_budget(self, budget: str, token_id: str, grant: Grant) -> None:
+        self._db.execute(
+            "INSERT OR IGNORE INTO budgets VALUES (?, ?, ?, ?)",
+            (budget, token_id, grant.requests, grant.network_mb * 2**20),
+        )
+
+    def _move(self, use: Use, requests: int, count: int) -> None:
+        for budget in use.budgets:
+            self._db.execute(
+                "UPDATE budgets SET requests_left = requests_left + ?, bytes_left = bytes_left + ? "
+                "WHERE key = ?",
+                (requests, count, budget),
+            )
 
     def _found(self, token_id: str) -> sqlite3.Row:
         row = self._row(token_id)
@@ -204,7 +244,7 @@ class TokenStore:
     def _seconds_left(self, row: sqlite3.Row) -> float:
         left = row["expires"] - time.time()
         # Of another boot the deadline means nothing.
-        return min(left, row["deadline"] - _uptime()) if row["boot"] == self._boot else left
+        return min(left, row["deadline"] - uptime()) if row["boot"] == self._boot else left
 
     def _refuse_ended(self, row: sqlite3.Row, caveats: Sequence[Caveat]) -> None:
         state = self._state(row)
@@ -217,15 +257,14 @@ class TokenStore:
                 code=f"token_{state}",
             )
 
-    def _use(self, row: sqlite3.Row, caveats: Sequence[Caveat]) -> Use:
+    def _use(self, row: sqlite3.Row, token: Token, caveats: Sequence[Caveat]) -> Use:
         left = self._seconds_left(row)
         ends = [caveat.expires - time.time() for caveat in caveats if caveat.expires is not None]
         grants = (Grant.model_validate_json(row["grant_"]), *(one.grant for one in caveats))
         return Use(
             id=row["id"],
             grants=grants,
-            requests_left=row["requests_left"],
-            bytes_left=row["bytes_left"],
+            budgets=tokens.budget_keys(token),
             seconds_left=min([left, *ends]),
         )
 
@@ -256,7 +295,7 @@ def _unknown(token_id: str) -> HostError:
     )
 
 
-def _uptime() -> float:
+def uptime() -> float:
     """Seconds since boot, sleep included; nobody can set this clock."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 

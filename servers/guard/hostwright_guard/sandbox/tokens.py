@@ -20,6 +20,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import struct
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -105,6 +106,20 @@ def proven(token: Token, key: bytes) -> tuple[Caveat, ...]:
     except ValidationError as error:
         # Whoever holds a token can sign anything onto it; what is not understood allows nothing.
         raise bad_token() from error
+
+
+def budget_keys(token: Token) -> tuple[str, ...]:
+    """A name for the budget of the token itself and of each of its narrowings, in their order.
+
+    Who narrows a token makes a budget that all runs with the narrower one share.
+    """
+    chain = hashlib.sha256(token.id.encode())
+    keys = [token.id]
+    for caveat in token.caveats:
+        text = caveat.encode("utf-8", "surrogatepass")
+        chain.update(struct.pack(">Q", len(text)) + text)
+        keys.append(f"{token.id}:{chain.hexdigest()}")
+    return tuple(keys)
 
 
 def bad_token() -> HostError:

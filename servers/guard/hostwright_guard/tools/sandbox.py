@@ -270,10 +270,12 @@ def _register_tokens(app: HostServer, tokens: TokenStore) -> None:
 
 
 async def _own(jobs: JobStore, job_id: str) -> None:
-    if (await jobs.status(job_id)).kind != JOB_KIND:
+    record = await jobs.status(job_id)
+    if record.kind != JOB_KIND or record.caller != holder().name:
         raise HostError(
-            f"The job {job_id} is not a run in a sandbox.",
-            fix="Use job_status and job_output of the server that began it.",
+            f"The job {job_id} is not a run of yours in a sandbox.",
+            fix="Give the job_id of a result of sandbox_exec; other jobs: job_status of the server "
+            "that began them.",
             code="not_found",
         )
 

@@ -9,7 +9,8 @@ arrives here, or nowhere. What decides is the name in the connection: the server
     → dial one of exactly those → carry bytes, counted, until an end or the budget
 
 A name is resolved after it was judged and dialled as resolved: there is no second answer for a
-resolver to change. Every connection and every refusal goes to `record`, which keeps it.
+resolver to change. Every connection goes to `record` when it begins and when it has ended, and
+every refusal, up to a number: a program that tries for ever does not fill the ledger.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from hostwright_guard.sandbox.gate import answers, names, requests
 from hostwright_guard.sandbox.gate.hello import BadHelloError, MoreNeeded, server_name
 from hostwright_guard.sandbox.gate.rules import Attempt, RefusedError, Rules
+from hostwright_guard.sandbox.hiding import Hiding
 
 HELLO_SECONDS = 10.0
 DIAL_SECONDS = 10.0
@@ -34,6 +36,7 @@ IDLE_SECONDS = 300.0
 CHUNK = 256 * 1024
 MAX_CONNECTIONS = 64
 MAX_DIALLED = 3
+MAX_RECORDED_REFUSALS = 200
 
 Record = Callable[[Attempt], Awaitable[None]]
 Lookup = Callable[[str, int], Awaitable[list[str]]]
@@ -65,6 +68,7 @@ class Gate:
         self._connections: set[asyncio.Task[None]] = set()
         self._records: set[asyncio.Task[None]] = set()
         self._refused_names: set[str] = set()
+        self._refusals = 0
 
     async def open(self, listeners: Sequence[socket.socket]) -> None:
         """Serve on the sandbox's sockets: one per port of `rules.ports`, then the one for names."""
@@ -88,8 +92,14 @@ class Gate:
         if self._datagrams is not None:
             self._datagrams.close()
         self.cut()
-        while pending := self._connections | self._records:
-            await asyncio.wait(pending)
+        while self._connections:
+            await asyncio.wait(self._connections)
+        if (more := self._refusals - MAX_RECORDED_REFUSALS) > 0:
+            self._refusals = 0
+            reason = "not recorded one by one"
+            self._keep(Attempt("more", f"{more} more attempts", "refused", reason))
+        while self._records:
+            await asyncio.wait(self._records)
 
     def cut(self) -> None:
         """End what is being carried now (the budget is gone, the token was revoked)."""
@@ -114,6 +124,9 @@ class Gate:
         self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
+            kind = "http" if port == names.HTTP else "tls"
+            reason = f"{MAX_CONNECTIONS} connections are open"
+            self._note(Attempt(kind, _destination(writer, port), "refused", reason))
             writer.close()
             return
         task = asyncio.create_task(self._serve(port, reader, writer))
@@ -125,7 +138,7 @@ class Gate:
     ) -> None:
         shown = _destination(writer, port)
         plain = port == names.HTTP
-        carried = _Carried(self._rules)
+        carried = _Carried(self._rules, "http" if plain else "tls")
         try:
             carry = self._http if plain else self._through_tls
             await carry(port, reader, writer, carried)
@@ -151,7 +164,7 @@ class Gate:
             target = f"{target} (at {shown})"
         self._note(
             Attempt(
-                "http" if plain else "tls",
+                carried.kind,
                 target,
                 "allowed" if carried.address else "refused",
                 carried.reason,
@@ -173,7 +186,7 @@ class Gate:
         carried.target = f"{name[:253]}:{port}"
         host = self._rules.admit(name, port)
         upstream, up = await self._dial(host, port, carried)
-        carried.count_sent(len(hello))
+        await carried.count_sent(len(hello))
         up.write(hello)
         await _both(
             carried.pump(reader, up, carried.count_sent),
@@ -197,19 +210,21 @@ class Gate:
         upstream, up = await self._dial(
             host, credential.port if credential else port, carried, secure
         )
+        # A server that repeats what it was sent would tell the credential.
+        hiding = Hiding([credential.secret], same_length=True) if credential else None
         forwarded = request.forwarded(host, credential)
-        carried.count_sent(len(forwarded))
+        await carried.count_sent(len(forwarded))
         up.write(forwarded)
         await _both(
             requests.forward_body(request, reader, up, carried.count_sent),
-            carried.pump(upstream, writer, carried.count_received),
+            carried.pump(upstream, writer, carried.count_received, hiding),
             until_second=True,
         )
 
     async def _dial(
         self, host: str, port: int, carried: _Carried, secure: bool = False
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        self._rules.allowance.take_request()
+        await self._rules.allowance.take_request()
         failure: OSError | None = None
         for address in (await self._resolve(host, port))[:MAX_DIALLED]:
             try:
@@ -227,6 +242,7 @@ class Gate:
                 failure = error
                 continue
             carried.address, carried.upstream = address, opened[1]
+            self._keep(Attempt(carried.kind, f"{host}:{port}", "opened", "", address))
             return opened
         raise failure or OSError("it has no address")
 
@@ -245,6 +261,13 @@ class Gate:
 
     def _note(self, attempt: Attempt) -> None:
         self._rules.keep(attempt)
+        if attempt.verdict == "refused":
+            self._refusals += 1
+            if self._refusals > MAX_RECORDED_REFUSALS:
+                return
+        self._keep(attempt)
+
+    def _keep(self, attempt: Attempt) -> None:
         # The loop keeps only a weak reference to a task.
         task = asyncio.create_task(_awaited(self._record(attempt)))
         self._records.add(task)
@@ -254,8 +277,9 @@ class Gate:
 class _Carried:
     """What went over one connection; both directions draw on the one allowance."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, kind: Literal["tls", "http"]) -> None:
         self._rules = rules
+        self.kind: Literal["tls", "http"] = kind
         self.target: str | None = None
         self.reason = ""
         self.address: str | None = None
@@ -263,30 +287,33 @@ class _Carried:
         self.sent = 0
         self.received = 0
 
-    def count_sent(self, count: int) -> None:
-        self._count(count)
+    async def count_sent(self, count: int) -> None:
+        await self._count(count)
         self.sent += count
 
-    def count_received(self, count: int) -> None:
-        self._count(count)
+    async def count_received(self, count: int) -> None:
+        await self._count(count)
         self.received += count
 
-    def _count(self, count: int) -> None:
+    async def _count(self, count: int) -> None:
         if self._rules.closed:
             raise RefusedError(self._rules.closed)
-        self._rules.allowance.take_bytes(count)
+        await self._rules.allowance.take_bytes(count)
 
     async def pump(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        count: Callable[[int], None],
+        count: requests.Count,
+        hiding: Hiding | None = None,
     ) -> None:
         """Counted before it is written: what is over the budget is not sent."""
         while data := await asyncio.wait_for(reader.read(CHUNK), IDLE_SECONDS):
-            count(len(data))
-            writer.write(data)
+            await count(len(data))
+            writer.write(hiding.feed(data) if hiding else data)
             await writer.drain()
+        if hiding:
+            writer.write(hiding.rest())
         if writer.can_write_eof():
             writer.write_eof()
 

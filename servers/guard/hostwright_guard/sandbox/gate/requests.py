@@ -8,7 +8,7 @@ understand something else (request smuggling). Each request has a connection of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httptools
@@ -17,6 +17,7 @@ from hostwright_guard.sandbox.gate.rules import Credential, RefusedError
 
 MAX_HEAD = 65_536
 CHUNK = 65_536
+Count = Callable[[int], Awaitable[None]]
 _END = b"\r\n\r\n"
 # They speak about this connection (RFC 9110, 7.6.1), or would be ours to say.
 _OWN = frozenset(
@@ -42,11 +43,13 @@ class Request:
     def forwarded(self, host: str, credential: Credential | None) -> bytes:
         """The head that is sent on; a credential replaces whatever the sandbox gave."""
         lines = [self.method + b" " + self.target + b" HTTP/1.1", b"Host: " + host.encode()]
-        own = credential.header.lower().encode() if credential else None
-        lines += [name + b": " + value for name, value in self.headers if name.lower() != own]
+        own = credential.header.lower().encode() if credential else b""
+        # Where the answer is searched for the credential, it must come as it is.
+        left_out = {own, b"accept-encoding"} if credential else set[bytes]()
+        lines += [n + b": " + value for n, value in self.headers if n.lower() not in left_out]
         if credential:
-            value = credential.value.get_secret_value()
-            lines.append(f"{credential.header}: {value}".encode())
+            lines.append(f"{credential.header}: {credential.prefix}{credential.secret}".encode())
+            lines.append(b"Accept-Encoding: identity")
         if self.chunked:
             lines.append(b"Transfer-Encoding: chunked")
         elif self.length:
@@ -126,7 +129,7 @@ async def forward_body(
     request: Request,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    count: Callable[[int], None],
+    count: Count,
 ) -> None:
     """The body and not a byte more; chunks are measured and written anew."""
     if not request.chunked:
@@ -142,12 +145,12 @@ async def forward_body(
         if size < 0:
             raise RefusedError("a chunk of the request's body has no length")
         if size == 0:
-            count(5)
+            await count(5)
             writer.write(b"0\r\n\r\n")
             await writer.drain()
             return
         head = b"%x\r\n" % size
-        count(len(head) + 2)
+        await count(len(head) + 2)
         writer.write(head)
         await _copy(reader, writer, count, size)
         if await reader.readexactly(2) != b"\r\n":
@@ -158,7 +161,7 @@ async def forward_body(
 async def _copy(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    count: Callable[[int], None],
+    count: Count,
     length: int,
 ) -> None:
     while length:
@@ -166,7 +169,7 @@ async def _copy(
         if not data:
             raise asyncio.IncompleteReadError(b"", length)
         length -= len(data)
-        count(len(data))
+        await count(len(data))
         writer.write(data)
         await writer.drain()
 

@@ -16,13 +16,13 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from hostwright_guard.sandbox.preview import tree
+from hostwright_guard.sandbox.preview.attributes import read_attributes
+from hostwright_guard.sandbox.preview.tree import Kind
 
 MAX_CHANGES = 5_000
 MAX_DIFF_BYTES = 256 * 1024
 MAX_DIFF_CHARS = 32_000
 MAX_ALL_DIFFS = 200_000
-
-Kind = Literal["file", "folder", "link", "other"]
 
 
 class Change(BaseModel, frozen=True):
@@ -55,6 +55,7 @@ def read_changes(lower: int, upper: int) -> list[Change]:
     shown = 0
     opaque: list[str] = []
     for path, info in sorted(tree.walk(upper), key=lambda entry: entry.path):
+        _refuse_unspeakable(path)
         old = None if any(path.startswith(f"{one}/") for one in opaque) else below.get(path)
         if _is_whiteout(upper, path, info):
             found += _deleted(path, below)
@@ -73,6 +74,14 @@ def read_changes(lower: int, upper: int) -> list[Change]:
         if len(found) > MAX_CHANGES:
             raise NotApplicableError(f"more than {MAX_CHANGES} entries changed")
     return _merged(found)
+
+
+def _refuse_unspeakable(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode("utf-8", "replace")
+        raise NotApplicableError(f"the name {shown[:200]!r} is not UTF-8") from None
 
 
 def _merged(found: list[Change]) -> list[Change]:
@@ -101,7 +110,7 @@ def _folder(
 ) -> list[Change]:
     mode = _mode(info)
     if old is None or not stat.S_ISDIR(old.st_mode):
-        replaced = _kind(old) if old is not None else None
+        replaced = tree.kind(old) if old is not None else None
         made = Change(path=path, action="created", kind="folder", mode=mode, replaces=replaced)
         return [made]
     if _mode(old) != mode:
@@ -117,16 +126,17 @@ def _entry(
     old: os.stat_result | None,
     room: int,
 ) -> Change | None:
-    kind = _kind(info)
+    kind = tree.kind(info)
     common = {"path": path, "kind": kind, "mode": _mode(info)}
     if old is not None:
         common["old_mode"] = _mode(old)
-        if _kind(old) != kind:
-            common["replaces"] = _kind(old)
+        if tree.kind(old) != kind:
+            common["replaces"] = tree.kind(old)
             old = None
     if kind == "link":
         target = _readlink(upper, path)
-        if old is not None and _kind(old) == "link" and _readlink(lower, path) == target:
+        _refuse_unspeakable(target)
+        if old is not None and tree.kind(old) == "link" and _readlink(lower, path) == target:
             return None
         return Change.model_validate(
             {**common, "action": "changed" if old else "created", "target": target}
@@ -137,12 +147,17 @@ def _entry(
     digest = tree.hash_file(upper, path)
     same_kind = old is not None and stat.S_ISREG(old.st_mode)
     before = tree.hash_file(lower, path) if same_kind else None
-    if before == digest:
+    notes: list[str] = []
+    if same_kind and read_attributes(lower, path) != read_attributes(upper, path):
+        notes.append("its extended attributes or access list change")
+    if before == digest and not notes:
         if old is None or _mode(old) == _mode(info):
             return None
         return Change.model_validate(
             {**common, "action": "mode", "sha256": digest, "old_sha256": before}
         )
+    if same_kind and old is not None and old.st_nlink > 1:
+        notes.append(f"it has {old.st_nlink - 1} more names (hard links), which keep the old one")
     return Change.model_validate(
         {
             **common,
@@ -151,6 +166,7 @@ def _entry(
             "sha256": digest,
             "old_sha256": before,
             "diff": _diff(lower if same_kind else None, upper, path, room),
+            "note": "; ".join(notes) or None,
         }
     )
 
@@ -185,7 +201,8 @@ def _children(path: str, below: dict[str, os.stat_result]) -> list[str]:
 
 def _gone(path: str, below: dict[str, os.stat_result]) -> Change:
     info = below[path]
-    return Change(path=path, action="deleted", kind=_kind(info), old_mode=_mode(info))
+    _refuse_unspeakable(path)
+    return Change(path=path, action="deleted", kind=tree.kind(info), old_mode=_mode(info))
 
 
 def _is_whiteout(upper: int, path: str, info: os.stat_result) -> bool:
@@ -215,15 +232,6 @@ def _readlink(root: int, path: str) -> str:
         return os.readlink(name, dir_fd=handle)
     finally:
         os.close(handle)
-
-
-def _kind(info: os.stat_result) -> Kind:
-    mode = info.st_mode
-    if stat.S_ISREG(mode):
-        return "file"
-    if stat.S_ISDIR(mode):
-        return "folder"
-    return "link" if stat.S_ISLNK(mode) else "other"
 
 
 def _mode(info: os.stat_result) -> str:

@@ -17,7 +17,8 @@ from hostwright_guard.sandbox import places
 from hostwright_guard.sandbox.holding import Holder, Run
 from hostwright_guard.sandbox.preview import tree
 from hostwright_guard.sandbox.preview.apply import (
-    apply,
+    Applying,
+    InPartError,
     changed_meanwhile,
     refuse_what_was_changed,
 )
@@ -68,9 +69,14 @@ class CommitResult(BaseModel, frozen=True):
 
 def lines(changes: tuple[Change, ...]) -> list[str]:
     """One line per change: what the owner reads before it is applied."""
-    named = [f"{one.action} {one.kind} {one.path}" for one in changes[:MAX_NAMED]]
+    named = [f"{one.action} {one.kind} {_printable(one.path)}" for one in changes[:MAX_NAMED]]
     more = len(changes) - len(named)
     return [*named, f"and {more} more"] if more > 0 else named
+
+
+def _printable(text: str) -> str:
+    """A name cannot draw a line of its own, or turn one round."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class PreviewService:
@@ -93,10 +99,11 @@ class PreviewService:
         await self._sandbox.use_token(prepared)
         handle = os.open(lower, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         info = os.fstat(handle)
-        preview_id, upper, work = await asyncio.to_thread(self._previews.begin, info)
+        layers = await asyncio.to_thread(self._previews.begin, info)
+        preview_id, upper = layers.preview_id, layers.upper
         kept = False
         try:
-            mark = await asyncio.to_thread(tree.fingerprint, handle)
+            mark = await asyncio.to_thread(_fingerprint, handle, lower)
             captures = {
                 "stdout": HeadTail(run.head_bytes, run.tail_bytes),
                 "stderr": HeadTail(run.head_bytes, run.tail_bytes),
@@ -108,7 +115,7 @@ class PreviewService:
             ending, rules = await self._holder.hold(
                 prepared,
                 keep,
-                overlay=Overlay(lower, str(upper), str(work)),
+                overlay=Overlay(lower, str(upper), str(layers.work), str(layers.shown)),
                 watch_network=True,
             )
             record = new_record(preview_id, run.holder.bound, lower, info, mark)
@@ -117,6 +124,8 @@ class PreviewService:
                 changes = await asyncio.to_thread(_changes, handle, upper)
             except NotApplicableError as error:
                 changes, note = [], f"It cannot be applied: {error}."
+            except PermissionError as error:
+                changes, note = [], f"It cannot be applied: {error.filename} cannot be read."
             record = record.model_copy(update={"changes": tuple(changes)})
             if any(one.kind == "other" for one in changes):
                 note = "It cannot be applied: it made a pipe, socket or device."
@@ -144,10 +153,16 @@ class PreviewService:
             prepared.places.close()
             if not kept:
                 await asyncio.to_thread(remove_layers, upper.parent)
+            os.close(layers.lock)
 
     def commit(self, call: CommitCall, bound: str) -> CommitResult:
         """Apply it. Blocking; raises `HostError` when anything is not as it was."""
         record = self._previews.find(call.preview_id, bound)
+        with self._previews.lock(record.id):
+            # Read again: somebody may have applied it while this one waited.
+            return self._commit(self._previews.find(call.preview_id, bound), call)
+
+    def _commit(self, record: Record, call: CommitCall) -> CommitResult:
         if record.state == "committed":
             raise HostError(
                 f"The preview {record.id} was applied already.",
@@ -173,8 +188,10 @@ class PreviewService:
         return CommitResult(preview_id=record.id, folder=record.folder, applied=len(record.changes))
 
     def _apply(self, record: Record, handle: int, upper: int) -> None:
+        expected: dict[str, os.stat_result] | None = None
         if record.state == "ready":
-            if tree.fingerprint(handle) != record.fingerprint:
+            expected = {}
+            if _fingerprint(handle, record.folder, expected) != record.fingerprint:
                 raise changed_meanwhile(record.folder)
             # What was shown is what lies aside, to the byte.
             again = record.model_copy(update={"changes": tuple(read_changes(handle, upper))})
@@ -184,14 +201,27 @@ class PreviewService:
         else:
             refuse_what_was_changed(handle, record.changes)
         try:
-            apply(handle, upper, record.changes)
-        except OSError as error:
+            Applying(handle, upper, record.id, expected).run(record.changes)
+        except InPartError as error:
             raise HostError(
-                f"The preview was applied in part: {error.strerror} ({error.filename}).",
+                f"The preview is applied in part: {error}. Applied: "
+                f"{', '.join(map(_printable, error.left[:20])) or 'what an earlier call applied'}. "
+                f"What was replaced lies in {record.folder}/{error.folder}.",
                 fix="Mend the cause (space, permissions) and make the same call again: it goes on "
                 "where it stopped.",
                 code="cut_off",
             ) from error
+        except OSError as error:
+            self._previews.keep(record)
+            raise HostError(
+                f"The preview could not be applied: {error.strerror} ({error.filename}). "
+                "Everything was taken back.",
+                fix="Mend the cause (space, permissions) and make a new preview.",
+                code="taken_back",
+            ) from error
+        except HostError:
+            self._previews.keep(record)
+            raise
 
     def _open(self, record: Record) -> int:
         try:
@@ -207,6 +237,13 @@ class PreviewService:
     def _judged(self, folder: str, run: Run) -> str:
         """The folder's own path; without a token it must be within the roots."""
         lower = places.resolve(folder)
+        own = [str(one) for one in self._sandbox.protected if places.within(str(one), (lower,))]
+        if own:
+            raise HostError(
+                f"{lower} contains Hostwright's own state ({own[0]}); no dry run looks into that.",
+                fix="Preview a folder beneath it.",
+                code="denied",
+            )
         roots = [os.path.realpath(root) for root in self._roots]
         if run.token is None and not places.within(lower, roots):
             raise HostError(
@@ -216,6 +253,21 @@ class PreviewService:
                 code="not_granted",
             )
         return lower
+
+
+def _fingerprint(handle: int, folder: str, seen: dict[str, os.stat_result] | None = None) -> str:
+    try:
+        return tree.fingerprint(handle, seen)
+    except PermissionError as error:
+        raise HostError(
+            f"Something in {folder} cannot be read ({error.filename}), so nobody could tell "
+            "whether it is changed.",
+            fix="Preview a folder that this user can read.",
+            code="denied",
+        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        # Somebody is at work there this very moment.
+        raise changed_meanwhile(folder) from error
 
 
 def _changes(lower: int, upper: Path) -> list[Change]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 from hostwright_kit.errors import HostError
 
 MAX_ENTRIES = 200_000
 CHUNK = 1024 * 1024
+
+Kind = Literal["file", "folder", "link", "other"]
 
 
 class Entry(NamedTuple):
@@ -71,10 +74,25 @@ def split(path: str) -> tuple[str, str]:
     return folder, name
 
 
-def fingerprint(folder: int) -> str:
-    """A digest that changes with anything in the folder that a file system shows."""
+def kind(info: os.stat_result) -> Kind:
+    """What an entry is."""
+    mode = info.st_mode
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "link" if stat.S_ISLNK(mode) else "other"
+
+
+def fingerprint(folder: int, seen: dict[str, os.stat_result] | None = None) -> str:
+    """A digest that changes with anything in the folder that a file system shows.
+
+    `seen` is filled with the entries that it was made of.
+    """
     digest = hashlib.sha256()
     for path, info in walk(folder):
+        if seen is not None:
+            seen[path] = info
         line = (
             *(info.st_mode, info.st_ino, info.st_uid, info.st_gid),
             *(info.st_size, info.st_mtime_ns, info.st_ctime_ns),
@@ -83,6 +101,16 @@ def fingerprint(folder: int) -> str:
         shown = line[:4] if stat.S_ISDIR(info.st_mode) else line
         digest.update(f"{path}\0{shown}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+@contextmanager
+def opened_file(root: int, path: str) -> Generator[int]:
+    """A regular file, open for reading."""
+    handle = _open_file(root, path)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def read_file(root: int, path: str, limit: int) -> bytes:

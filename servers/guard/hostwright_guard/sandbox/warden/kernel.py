@@ -22,6 +22,10 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 NS_GET_USERNS = 0xB701
 
+_OPENAT2 = 437
+# openat2(2): not out of the folder, and no link on the way.
+_RESOLVE_NO_SYMLINKS, _RESOLVE_IN_ROOT = 0x04, 0x10
+
 _CREATE_RULESET = 444
 _ADD_RULE = 445
 _PATH_BENEATH = 1
@@ -82,6 +86,16 @@ def join(pid: int) -> None:
     setns(fcntl.ioctl(network, NS_GET_USERNS), CLONE_NEWUSER)
     setns(network, CLONE_NEWNET)
     setns(mounts, CLONE_NEWNS)
+
+
+def open_beneath(root: int, path: str) -> int:
+    """Open (O_PATH) what an absolute path names below an open folder; no link is followed.
+
+    Through /proc/PID/root, a link to /etc would lead to the /etc of whoever looks.
+    """
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    how = struct.pack("=3Q", flags, 0, _RESOLVE_NO_SYMLINKS | _RESOLVE_IN_ROOT)
+    return _call("openat2", _libc.syscall(_OPENAT2, root, os.fsencode(path), how, len(how)))
 
 
 def cover(path: str) -> None:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 # ruff: noqa: PTH123
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -164,9 +165,11 @@ class Warden:
             os._exit(127)
 
     def _lay_over(self, overlay: dict[str, str]) -> None:
-        """Cover a folder with an overlay: what is written goes aside, the folder stays as it is.
+        """An overlay of a folder: what is written goes aside, the folder stays as it is.
 
-        In mount (and, without root, user) namespaces of its own, that bwrap then starts from.
+        In mount (and, without root, user) namespaces of its own, that bwrap then starts from, and
+        at a place that nobody else can exchange. Which folder it is of is not left to a path
+        either: it is opened again in here, and must be the one that the server had judged.
         """
         uid, gid = os.geteuid(), os.getegid()
         if uid == 0:
@@ -182,16 +185,21 @@ class Warden:
                     file.write(text)
         private, recursive = 1 << 18, 1 << 14
         kernel.mount("none", "/", "none", private | recursive)
-        lower, upper, work = (_escaped(overlay[key]) for key in ("lower", "upper", "work"))
-        options = f"userxattr,lowerdir={lower},upperdir={upper},workdir={work}"
+        lower = os.open(overlay["lower"], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        number = self.request["binds"].index(overlay["lower"])
+        if not os.path.samestat(os.fstat(lower), os.fstat(self.places[number])):
+            raise OSError(errno.ESTALE, "exchanged")
+        upper, work = (_escaped(overlay[key]) for key in ("upper", "work"))
+        options = f"userxattr,lowerdir=/proc/self/fd/{lower},upperdir={upper},workdir={work}"
         nosuid_nodev = 2 | 4
-        kernel.mount("overlay", overlay["lower"], "overlay", nosuid_nodev, options)
+        kernel.mount("overlay", overlay["shown"], "overlay", nosuid_nodev, options)
 
     # At the doorstep
 
     def _hold(self, control: socket.socket) -> list[int]:
         """Everything between "all is mounted" and "go"."""
         self.command = self._wait_until_ready(control)
+        self.root = os.open(f"/proc/{self.command}/root", os.O_PATH | os.O_CLOEXEC)
         self._check_binds()
         for path, rights in self.request["rights"].items():
             self._allow(path, rights)
@@ -216,16 +224,20 @@ class Warden:
 
     def _shown(self, path: str) -> int:
         """Open a place of the sandbox from outside."""
-        return os.open(f"/proc/{self.command}/root{path}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return kernel.open_beneath(self.root, path)
 
     def _check_binds(self) -> None:
+        overlay = self.request["overlay"]
+        # An overlay shows other files than the folder beneath it, and was compared before.
+        covered = overlay["lower"] if overlay else None
         for place, path in zip(self.places, self.request["binds"], strict=True):
             meant = os.fstat(place)
             shown = self._shown(path)
             seen = os.fstat(shown)
             os.close(shown)
             os.close(place)
-            if (meant.st_dev, meant.st_ino) != (seen.st_dev, seen.st_ino):
+            same = os.path.samestat(meant, seen)
+            if not same and path != covered:
                 raise FailedError(f"exchanged {path}")
 
     def _allow(self, path: str, rights: int) -> None:
