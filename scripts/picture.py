@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hostwright.cli.control import Control
-from hostwright.cli.daemon import render
+from hostwright.cli.state import render
 
 console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
 console.print("$ hostwright status", style="bold")
