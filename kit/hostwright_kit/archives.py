@@ -86,11 +86,15 @@ class Sources:
                 for one in sources._open.values():
                     one.close()
 
-    def newest_first(self) -> Iterator[sqlite3.Connection | Archive]:
-        """The ledger's file, then its archives; an archive that is not here as its description."""
-        yield self.db
+    def newest_first(self) -> Iterator[tuple[sqlite3.Connection, int] | Archive]:
+        """The ledger's file, then its archives: each with the number above which it is to be read.
+
+        An archive that is not here comes as its description.
+        """
+        # What was copied into an archive may not have been taken out of the file yet.
+        yield self.db, self.archives[-1].last if self.archives else 0
         for archive in reversed(self.archives):
-            yield self.opened(archive) if archive.is_here() else archive
+            yield (self.opened(archive), 0) if archive.is_here() else archive
 
     def opened(self, archive: Archive) -> sqlite3.Connection:
         """An archive's file, or a `HostError` that says where it should be."""
@@ -111,7 +115,7 @@ class Sources:
             if isinstance(source, Archive):
                 gone = source
                 continue
-            row = source.execute(query, (value,)).fetchone()
+            row = source[0].execute(query, (value,)).fetchone()
             if row is not None:
                 return Found(row["seq"], row["id"], row["body"])
         if gone is not None:

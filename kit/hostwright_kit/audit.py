@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from hostwright_kit.archives import Archive, Sources, missing
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
-from hostwright_kit.ledger_reading import reading
 from hostwright_kit.verifying import Verification, verify
 
 __all__ = ["Verification", "verify"]
 
 MAX_PAGE = 500
 MAX_SCANNED_PAGES = 40
+MISSING = "Older entries could not be looked through: their archive is not here."
 
 
 class Event(BaseModel, frozen=True):
@@ -43,6 +44,7 @@ class EventPage(BaseModel, frozen=True):
 
     events: list[Event]
     next_cursor: str | None = Field(default=None, description="Give it back for older events.")
+    missing: str | None = Field(default=None, description=MISSING)
 
 
 class ReceiptEntry(BaseModel, frozen=True):
@@ -72,6 +74,7 @@ class ReceiptPage(BaseModel, frozen=True):
 
     receipts: list[ReceiptEntry]
     next_cursor: str | None = None
+    missing: str | None = Field(default=None, description=MISSING)
 
 
 class EventFilter(BaseModel, frozen=True):
@@ -89,11 +92,23 @@ class EventFilter(BaseModel, frozen=True):
 def list_events(
     path: Path, wanted: EventFilter, *, limit: int = 50, cursor: str | None = None
 ) -> EventPage:
-    """A page of events. Blocks on disk."""
-    with reading(path) as db:
-        rows = _select(db, wanted, limit + 1, cursor)
+    """A page of events, archives included. Blocks on disk."""
+    with Sources.of(path) as sources:
+        rows, gone = _select(sources, wanted, limit + 1, cursor)
     events = [_event(row) for row in rows[:limit]]
-    return EventPage(events=events, next_cursor=_next(rows, limit))
+    return EventPage(events=events, next_cursor=_next(rows, limit), missing=gone)
+
+
+def all_events(path: Path, wanted: EventFilter) -> Iterator[Event]:
+    """Everything that fits, oldest first; a `HostError` where an archive is not here. Blocks."""
+    with Sources.of(path) as sources:
+        clauses, values = _where(wanted)
+        for source in reversed(list(sources.newest_first())):
+            if isinstance(source, Archive):
+                raise missing(source)
+            db, above = source
+            sql = f"SELECT * FROM entries WHERE {' AND '.join([*clauses, 'seq > ?'])} ORDER BY seq"  # noqa: S608
+            yield from map(_event, db.execute(sql, (*values, above)))
 
 
 def list_receipts(
@@ -107,27 +122,47 @@ def list_receipts(
     outcome = wanted.outcome
     intents = wanted.model_copy(update={"type": "call.intent", "outcome": None})
     receipts: list[ReceiptEntry] = []
-    with reading(path) as db:
+    gone: str | None = None
+    with Sources.of(path) as sources:
         for _ in range(MAX_SCANNED_PAGES):
-            rows = _select(db, intents, MAX_PAGE + 1, cursor)
-            for row in rows[:MAX_PAGE]:
-                receipt = _receipt(db, row)
+            rows, gone = _select(sources, intents, MAX_PAGE + 1, cursor)
+            for number, row in enumerate(rows[:MAX_PAGE], 1):
+                receipt = _receipt(sources, row)
                 if outcome is None or receipt.outcome == outcome:
                     receipts.append(receipt)
                     if len(receipts) == limit:
-                        more = _older_exists(db, row["seq"])
-                        return ReceiptPage(
-                            receipts=receipts, next_cursor=str(row["seq"]) if more else None
-                        )
+                        more = len(rows) > number
+                        position = str(row["seq"]) if more else None
+                        return ReceiptPage(receipts=receipts, next_cursor=position, missing=gone)
             cursor = _next(rows, MAX_PAGE)
             if cursor is None:
                 break
-    return ReceiptPage(receipts=receipts, next_cursor=cursor)
+    return ReceiptPage(receipts=receipts, next_cursor=cursor, missing=gone)
 
 
 def _select(
-    db: sqlite3.Connection, wanted: EventFilter, limit: int, cursor: str | None
-) -> list[sqlite3.Row]:
+    sources: Sources, wanted: EventFilter, limit: int, cursor: str | None
+) -> tuple[list[sqlite3.Row], str | None]:
+    """So many rows, newest first; and which archive was not here, if one was needed."""
+    clauses, values = _where(wanted)
+    if cursor is not None:
+        clauses.append("seq < ?")
+        values.append(_position(cursor))
+    where = " AND ".join([*clauses, "seq > ?"])
+    # Only column names and operators of this module are put into the text.
+    sql = f"SELECT * FROM entries WHERE {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    rows: list[sqlite3.Row] = []
+    for source in sources.newest_first():
+        if isinstance(source, Archive):
+            return rows, missing(source).message
+        db, above = source
+        rows += db.execute(sql, (*values, above, limit - len(rows))).fetchall()
+        if len(rows) == limit:
+            break
+    return rows, None
+
+
+def _where(wanted: EventFilter) -> tuple[list[str], list[Any]]:
     clauses: list[str] = []
     values: list[Any] = []
     if wanted.type and wanted.type.endswith(".*"):
@@ -144,13 +179,7 @@ def _select(
         if value is not None:
             clauses.append(f"time {operator} ?")
             values.append(_moment(value))
-    if cursor is not None:
-        clauses.append("seq < ?")
-        values.append(_position(cursor))
-    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-    # Only column names and operators of this module are put into the text.
-    sql = f"SELECT * FROM entries {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608
-    return db.execute(sql, (*values, limit)).fetchall()
+    return clauses, values
 
 
 def _moment(text: str) -> str:
@@ -180,20 +209,25 @@ def _next(rows: Sequence[sqlite3.Row], limit: int) -> str | None:
     return str(rows[limit - 1]["seq"]) if len(rows) > limit else None
 
 
-def _older_exists(db: sqlite3.Connection, seq: int) -> bool:
-    query = "SELECT 1 FROM entries WHERE type = 'call.intent' AND seq < ? LIMIT 1"
-    return db.execute(query, (seq,)).fetchone() is not None
-
-
 def _event(row: sqlite3.Row) -> Event:
     body: dict[str, Any] = json.loads(row["body"])
     return Event.model_validate({**body, "hash": row["hash"].hex()})
 
 
-def _receipt(db: sqlite3.Connection, row: sqlite3.Row) -> ReceiptEntry:
-    intent = _event(row)
+def _outcome(sources: Sources, intent: Event) -> sqlite3.Row | None:
     query = "SELECT * FROM entries WHERE intent_id = ? AND type = 'call.outcome' LIMIT 1"
-    found = db.execute(query, (intent.id,)).fetchone()
+    for source in sources.newest_first():
+        if isinstance(source, Archive):
+            if source.last > intent.seq:
+                raise missing(source)
+        elif (found := source[0].execute(query, (intent.id,)).fetchone()) is not None:
+            return found
+    return None
+
+
+def _receipt(sources: Sources, row: sqlite3.Row) -> ReceiptEntry:
+    intent = _event(row)
+    found = _outcome(sources, intent)
     common = {
         "id": intent.id,
         "time": intent.time,

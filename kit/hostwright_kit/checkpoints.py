@@ -69,14 +69,15 @@ class Checkpoints:
         if not self._uncovered or not due:
             return
         try:
-            self._sign(file)
+            self.sign(file)
         except (OSError, sqlite3.Error, CutError, HostError) as error:
             logger.warning("the ledger could not be checkpointed: %s", error)
             self._since = time.monotonic()
         else:
             self._uncovered = 0
 
-    def _sign(self, file: LedgerFile) -> None:
+    def sign(self, file: LedgerFile) -> None:
+        """Sign what no checkpoint covers yet; nothing when there is nothing."""
         tree = file.tree()
         if tree.size <= file.last_checkpoint():
             return  # another process was faster

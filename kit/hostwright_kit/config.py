@@ -84,6 +84,13 @@ class LedgerConfig(Section):
         default=True, description="Copies go to the systemd journal, where there is one."
     )
 
+    keep_entries: int = Field(
+        default=1_000_000,
+        ge=0,
+        le=100_000_000,
+        description="Older entries are moved into archive files beside the ledger; 0 for never.",
+    )
+
     @field_validator("checkpoint_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
