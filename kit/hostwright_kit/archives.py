@@ -94,7 +94,7 @@ class Sources:
         # What was copied into an archive may not have been taken out of the file yet.
         yield self.db, self.archives[-1].last if self.archives else 0
         for archive in reversed(self.archives):
-            yield (self.opened(archive), 0) if archive.is_here() else archive
+            yield (self.opened(archive), archive.first - 1) if archive.is_here() else archive
 
     def opened(self, archive: Archive) -> sqlite3.Connection:
         """An archive's file, or a `HostError` that says where it should be."""
@@ -104,6 +104,10 @@ class Sources:
         if found is None:
             found = self._open[archive.path] = open_readonly(archive.path)
         return found
+
+    def newest(self) -> int:
+        """The number of the newest entry."""
+        return self.db.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0]
 
     def find(self, entry: str) -> Found | None:
         """An entry by its id, or by its number."""

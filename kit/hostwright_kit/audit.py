@@ -99,16 +99,17 @@ def list_events(
     return EventPage(events=events, next_cursor=_next(rows, limit), missing=gone)
 
 
-def all_events(path: Path, wanted: EventFilter) -> Iterator[Event]:
+def all_rows(path: Path, wanted: EventFilter) -> Iterator[sqlite3.Row]:
     """Everything that fits, oldest first; a `HostError` where an archive is not here. Blocks."""
+    clauses, values = _where(wanted)
     with Sources.of(path) as sources:
-        clauses, values = _where(wanted)
-        for source in reversed(list(sources.newest_first())):
+        found = list(sources.newest_first())
+        for source in reversed(found):
             if isinstance(source, Archive):
                 raise missing(source)
             db, above = source
             sql = f"SELECT * FROM entries WHERE {' AND '.join([*clauses, 'seq > ?'])} ORDER BY seq"  # noqa: S608
-            yield from map(_event, db.execute(sql, (*values, above)))
+            yield from db.execute(sql, (*values, above))
 
 
 def list_receipts(
@@ -218,9 +219,11 @@ def _outcome(sources: Sources, intent: Event) -> sqlite3.Row | None:
     query = "SELECT * FROM entries WHERE intent_id = ? AND type = 'call.outcome' LIMIT 1"
     for source in sources.newest_first():
         if isinstance(source, Archive):
-            if source.last > intent.seq:
-                raise missing(source)
-        elif (found := source[0].execute(query, (intent.id,)).fetchone()) is not None:
+            raise missing(source)
+        db, above = source
+        found = db.execute(query, (intent.id,)).fetchone()
+        # It follows its intent; what is older than that need not be looked through.
+        if found is not None or above < intent.seq:
             return found
     return None
 

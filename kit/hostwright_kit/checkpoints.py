@@ -21,7 +21,7 @@ from pathlib import Path
 from hostwright_kit.clock import utc_now
 from hostwright_kit.config import CHECKPOINT_ENTRIES, CHECKPOINT_SECONDS
 from hostwright_kit.errors import HostError
-from hostwright_kit.ledger_file import CutError, LedgerFile
+from hostwright_kit.ledger_file import CHECKPOINT_TYPE, CutError, Entry, LedgerFile, draft
 from hostwright_kit.signed_note import Checkpoint, Signer
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
@@ -78,9 +78,9 @@ class Checkpoints:
 
     def sign(self, file: LedgerFile) -> None:
         """Sign what no checkpoint covers yet; nothing when there is nothing."""
-        tree = file.tree()
-        if tree.size <= file.last_checkpoint():
+        if not file.uncovered():
             return  # another process was faster
+        tree = file.tree()
         signer = self._signer()
         name = signer.verifier.name
         moment = utc_now()
@@ -94,6 +94,9 @@ class Checkpoints:
                 copy(note)
             except OSError as error:
                 logger.warning("a checkpoint could not be copied: %s", error)
+        # So that whoever follows the ledger learns of it, and the next one vouches for it.
+        detail = {"size": tree.size, "root": tree.root().hex()}
+        file.append([draft(Entry(type=CHECKPOINT_TYPE, detail=detail))])
 
 
 def to_file(path: Path) -> Copy:

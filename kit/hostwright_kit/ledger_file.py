@@ -34,6 +34,8 @@ from hostwright_kit.store import open_store, transaction
 
 GENESIS = bytes(32)
 BLOCK_ENTRIES = 256
+CHECKPOINT_TYPE = "ledger.checkpoint"
+"""Of the entry that tells of a checkpoint. By itself it is no reason for the next one."""
 
 MIGRATIONS = (
     """
@@ -221,6 +223,18 @@ class LedgerFile:
     def last_checkpoint(self) -> int:
         """How many entries the newest checkpoint covers."""
         return self._db.execute("SELECT coalesce(max(size), 0) FROM checkpoints").fetchone()[0]
+
+    def newest_checkpoint(self) -> str | None:
+        """The newest signed note."""
+        query = "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
+        row = self._db.execute(query).fetchone()
+        return None if row is None else str(row[0])
+
+    def uncovered(self) -> bool:
+        """Whether there are entries that no checkpoint covers, and not only news of one."""
+        query = "SELECT 1 FROM entries WHERE seq > ? AND type != ? LIMIT 1"
+        values = (self.last_checkpoint(), CHECKPOINT_TYPE)
+        return self._db.execute(query, values).fetchone() is not None
 
     def close(self) -> None:
         """Close the database."""

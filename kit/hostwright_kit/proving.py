@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from hostwright_kit.archives import Sources
 from hostwright_kit.errors import HostError
-from hostwright_kit.ledger_file import BLOCK_ENTRIES
+from hostwright_kit.ledger_file import BLOCK_ENTRIES, CHECKPOINT_TYPE
 from hostwright_kit.merkle import (
     Frontier,
     consistency_proof,
@@ -84,7 +84,8 @@ def prove(path: Path, entry: str, verifier: Verifier) -> Inclusion:
         if note is None:
             raise HostError(
                 f"No checkpoint covers entry {seq} yet.",
-                fix="Wait for the next one ([ledger] checkpoint_seconds), then try again.",
+                fix="`hostwright audit checkpoint` signs one now; the next comes by itself within "
+                "[ledger] checkpoint_seconds.",
                 code="not_covered",
             )
         checkpoint = _opened(note, verifier)
@@ -105,29 +106,29 @@ def prove(path: Path, entry: str, verifier: Verifier) -> Inclusion:
     )
 
 
-def prove_consistency(path: Path, old: str, verifier: Verifier) -> Consistency:
-    """Proof that the ledger, up to its newest checkpoint, extends an older one.
+def prove_consistency(
+    path: Path, old: str, verifier: Verifier, *, new: str | None = None
+) -> Consistency:
+    """Proof that the ledger at one checkpoint begins with the whole of it at an older one.
 
-    `old` is a signed checkpoint of the older one that was kept elsewhere. Blocks.
+    Both are signed notes, kept elsewhere or from here; without `new` the ledger's newest. Blocks.
     """
     before = _opened(old, verifier)
     with Sources.of(path) as sources:
-        row = sources.db.execute(
-            "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
-        ).fetchone()
-        if row is None:
-            raise HostError(
-                "The ledger has no checkpoint yet.",
-                fix="Wait for the first one ([ledger] checkpoint_seconds), then try again.",
-                code="not_covered",
-            )
-        new = str(row[0])
-        after = _opened(new, verifier)
+        note = new or checkpoint_over(sources.db)
+        after = _opened(note, verifier)
         if not 0 < before.size <= after.size:
             raise HostError(
-                f"The old checkpoint covers {before.size} entries, the newest one {after.size}.",
+                f"The old checkpoint covers {before.size} entries, the new one {after.size}.",
                 fix="Give an older checkpoint of this ledger; if this one is older, entries were "
                 "cut off (`hostwright audit verify --against FILE`).",
+                code="not_consistent",
+            )
+        if after.size > (present := sources.newest()):
+            raise HostError(
+                f"The new checkpoint covers {after.size} entries, {present} are here.",
+                fix="Entries were cut off after it was signed: keep both as evidence, and see "
+                "`hostwright audit verify --against FILE`.",
                 code="not_consistent",
             )
         hashes = consistency_proof(before.size, after.size, Tree(sources).subtree)
@@ -141,8 +142,25 @@ def prove_consistency(path: Path, old: str, verifier: Verifier) -> Consistency:
         )
     head = "".join(f"{line}\n" for line in [CONSISTENCY, *map(_encode, hashes)])
     return Consistency(
-        old_size=before.size, new_size=after.size, proof=f"{head}\n{old.strip()}\n\n{new}"
+        old_size=before.size,
+        new_size=after.size,
+        proof=f"{head}\n{old.strip()}\n\n{note.strip()}\n",
     )
+
+
+def checkpoint_over(db: sqlite3.Connection, size: int | None = None) -> str:
+    """The signed checkpoint over so many entries, or the newest; a `HostError` without one."""
+    query = "SELECT note FROM checkpoints WHERE ?1 IS NULL OR size = ?1 ORDER BY size DESC LIMIT 1"
+    row = db.execute(query, (size,)).fetchone()
+    if row is None:
+        what = "no checkpoint yet" if size is None else f"no checkpoint over {size} entries"
+        raise HostError(
+            f"The ledger has {what}.",
+            fix="`hostwright audit checkpoint` signs one now; `hostwright audit log --type "
+            f"{CHECKPOINT_TYPE}` lists those there are.",
+            code="not_covered",
+        )
+    return str(row[0])
 
 
 def _covering(db: sqlite3.Connection, seq: int) -> str | None:
