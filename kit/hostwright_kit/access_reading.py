@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from hostwright_kit.access_log import ACCESS_FOLDER, access_file, access_files
-from hostwright_kit.audit import Event, EventFilter, EventPage, list_events
+from hostwright_kit.audit import Event, EventFilter, EventPage, list_events, moment_of
 from hostwright_kit.clock import format_utc
 from hostwright_kit.errors import HostError
 
@@ -127,7 +127,7 @@ def _parsed(cursor: str | None) -> tuple[str | None, Position]:
 
 
 def _reads(folder: Path, wanted: EventFilter, limit: int, position: Position) -> _Reads:
-    since, until = (_moment(one) if one else None for one in (wanted.since, wanted.until))
+    since, until = (moment_of(one) if one else None for one in (wanted.since, wanted.until))
     found: list[_Line] = []
     scanned, upto = 0, ""
     for number in reversed(access_files(folder)):
@@ -182,11 +182,6 @@ def _event(line: _Line) -> Event:
 
 def _last_written(file: Path) -> str:
     return format_utc(datetime.fromtimestamp(file.stat().st_mtime, UTC) + _SLACK)
-
-
-def _moment(text: str) -> str:
-    moment = datetime.fromisoformat(text)
-    return format_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _backwards(file: Path, end: int | None) -> Generator[tuple[int, bytes]]:

@@ -9,6 +9,7 @@ written, checked entry by entry, synced and named in the ledger before anything 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import stat
@@ -92,9 +93,20 @@ class Sources:
         An archive that is not here comes as its description.
         """
         # What was copied into an archive may not have been taken out of the file yet.
-        yield self.db, self.archives[-1].last if self.archives else 0
+        yield self.db, self.archived()
         for archive in reversed(self.archives):
             yield (self.opened(archive), archive.first - 1) if archive.is_here() else archive
+
+    def oldest_first(self, above: int) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """Files that have entries above a number; a `HostError` when it comes to a missing one."""
+        for archive in self.archives:
+            if archive.last > above:
+                yield self.opened(archive), max(above, archive.first - 1)
+        yield self.db, max(above, self.archived())
+
+    def archived(self) -> int:
+        """How many entries are in archives; what is left of them in the file is not to be read."""
+        return self.archives[-1].last if self.archives else 0
 
     def opened(self, archive: Archive) -> sqlite3.Connection:
         """An archive's file, or a `HostError` that says where it should be."""
@@ -173,13 +185,21 @@ def missing(archive: Archive) -> HostError:
     )
 
 
+def due(path: Path, keep_entries: int) -> bool:
+    """Whether it is worth while to rotate: not every block makes an archive of its own."""
+    with Sources.of(path) as sources:
+        here = sources.newest() - sources.archived()
+    return here > keep_entries + max(keep_entries // 4, BLOCK_ENTRIES)
+
+
 def rotate(path: Path, *, keep_entries: int) -> Rotated:
     """Move the oldest entries into an archive, so that about `keep_entries` stay. Blocks.
 
     A checkpoint must cover what is moved. Nothing is moved when less than a block would be, or
     when the entries do not fit each other: evidence of that stays where it is.
     """
-    with naming_the_cause(path), closing(open_store(path, MIGRATIONS)) as db:
+    folder = path.with_name(FOLDER)
+    with naming_the_cause(path), closing(open_store(path, MIGRATIONS)) as db, _alone(folder):
         before = archives_of(path, db)
         start, head = (before[-1].last, before[-1].head) if before else (0, GENESIS)
         # Of an earlier rotation that was interrupted.
@@ -190,21 +210,32 @@ def rotate(path: Path, *, keep_entries: int) -> Rotated:
         last = min(newest - max(keep_entries, 1), signed) // BLOCK_ENTRIES * BLOCK_ENTRIES
         if last <= start:
             return Rotated(entries=0)
-        folder = path.with_name(FOLDER)
-        folder.mkdir(mode=0o700, exist_ok=True)
         target = folder / f"ledger-{start + 1:012d}-{last:012d}.db"
         end = _write_archive(db, target, start, last, head)
         with transaction(db):
-            if archives_of(path, db) != before:
-                raise HostError(
-                    "The ledger is being rotated by somebody else.",
-                    fix="Nothing is left to do.",
-                    code="rotated_already",
-                )
             row = (start + 1, last, target.name, end, utc_now())
             db.execute("INSERT INTO archives VALUES (?, ?, ?, ?, ?)", row)
         _forget(db, last)
         return Rotated(entries=last - start, first=start + 1, last=last, file=str(target))
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """One rotation at a time; what an interrupted one has left half-written is gone."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError(
+                "The ledger is being rotated already.", fix="Nothing is left to do.", code="busy"
+            ) from None
+        for left in folder.glob(".ledger-*.tmp*"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _write_archive(
@@ -212,7 +243,6 @@ def _write_archive(
 ) -> bytes:
     """Copy entries into a file of their own, checking each; returns the hash of the last."""
     temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
     os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     roots: list[bytes] = []
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -99,7 +99,7 @@ def list_events(
     return EventPage(events=events, next_cursor=_next(rows, limit), missing=gone)
 
 
-def all_rows(path: Path, wanted: EventFilter) -> Iterator[sqlite3.Row]:
+def all_rows(path: Path, wanted: EventFilter) -> Generator[sqlite3.Row]:
     """Everything that fits, oldest first; a `HostError` where an archive is not here. Blocks."""
     clauses, values = _where(wanted)
     with Sources.of(path) as sources:
@@ -179,11 +179,11 @@ def _where(wanted: EventFilter) -> tuple[list[str], list[Any]]:
     for operator, value in ((">=", wanted.since), ("<", wanted.until)):
         if value is not None:
             clauses.append(f"time {operator} ?")
-            values.append(_moment(value))
+            values.append(moment_of(value))
     return clauses, values
 
 
-def _moment(text: str) -> str:
+def moment_of(text: str) -> str:
     """A time as the ledger writes it, because times are compared as text."""
     try:
         moment = datetime.fromisoformat(text)

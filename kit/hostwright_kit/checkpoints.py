@@ -50,6 +50,8 @@ class Checkpoints:
         self._every_seconds = every_seconds
         self._uncovered = 0
         self._since = 0.0
+        self.problem: str | None = None
+        """Why the last one was not signed, or is not in all the places where it should be."""
 
     def due_in_seconds(self) -> float | None:
         """How long until a checkpoint is due by time; None when nothing waits for one."""
@@ -72,6 +74,7 @@ class Checkpoints:
             self.sign(file)
         except (OSError, sqlite3.Error, CutError, HostError) as error:
             logger.warning("the ledger could not be checkpointed: %s", error)
+            self.problem = f"not signed: {error}"
             self._since = time.monotonic()
         else:
             self._uncovered = 0
@@ -89,11 +92,13 @@ class Checkpoints:
         ).text()
         note = signer.sign(text)
         file.add_checkpoint(tree.size, moment, note)
+        self.problem = None
         for copy in self._copies:
             try:
                 copy(note)
             except OSError as error:
                 logger.warning("a checkpoint could not be copied: %s", error)
+                self.problem = f"not copied: {error}"
         # So that whoever follows the ledger learns of it, and the next one vouches for it.
         detail = {"size": tree.size, "root": tree.root().hex()}
         file.append([draft(Entry(type=CHECKPOINT_TYPE, detail=detail))])

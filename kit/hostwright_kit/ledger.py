@@ -148,6 +148,10 @@ class Ledger:
             return None
         return f"{self._lost_count} read(s) were not recorded: {self._lost}"
 
+    def unsigned(self) -> str | None:
+        """Why the last checkpoint could not be signed, or not be copied elsewhere, if so."""
+        return self._checkpoints.problem if self._checkpoints is not None else None
+
     def close(self, timeout_seconds: float = 3.0) -> None:
         """Write what is queued and close. Safe to call twice."""
         with self._gate:

@@ -132,13 +132,13 @@ class Key:
         """The size and the root of a checkpoint that this key has signed."""
         text, _, signatures = note.rpartition("\n\n")
         text += "\n"
-        for line in signatures.splitlines():
+        for line in signatures.split("\n"):
             dash, _, rest = line.partition(" ")
             name, _, blob = rest.partition(" ")
             data = unbase64(blob)
             if dash == "—" and name == self.name and data[:4] == self.id:
                 check_signature(self.raw, text.encode(), data[4:])
-                lines = text.splitlines()
+                lines = text.split("\n")
                 if len(lines) < 3 or lines[0] != self.name:
                     raise NotProvenError("what is signed is not a checkpoint of this host")
                 return number(lines[1]), unbase64(lines[2])
@@ -148,14 +148,18 @@ class Key:
 def unbase64(text: str) -> bytes:
     """Bytes of base64, strictly."""
     try:
-        return base64.b64decode(text, validate=True)
+        found = base64.b64decode(text, validate=True)
     except ValueError:
         raise NotProvenError("a part of it is not base64") from None
+    if base64.b64encode(found).decode() != text:
+        raise NotProvenError("a part of it is not base64 in its one form")
+    return found
 
 
 def number(text: str) -> int:
     """A number in decimal digits, bounded."""
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+    digits = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    if not digits or text != str(int(text)):
         raise NotProvenError("a number is missing where one must be")
     return int(text)
 
@@ -255,7 +259,7 @@ def number_of(entry: bytes) -> int:
 def check_inclusion(key: Key, text: str) -> str:
     """What a proof of inclusion proves, in words; raises when it proves nothing."""
     head, _, note = text.partition("\n\n")
-    fields = head.splitlines()[1:]
+    fields = head.split("\n")[1:]
     if len(fields) < 2 or not fields[0].startswith("extra ") or not fields[1].startswith("index "):
         raise NotProvenError("the lines `extra` (the entry) and `index` are missing")
     entry, index = unbase64(fields[0][6:]), number(fields[1][6:])
@@ -275,7 +279,7 @@ def check_consistency(key: Key, text: str) -> str:
         raise NotProvenError("the two checkpoints are missing")
     old, old_root = key.open(f"{rest[0]}\n\n{rest[1]}\n")
     new, new_root = key.open(f"{rest[2]}\n\n{rest[3]}\n")
-    proof = [unbase64(line) for line in head.splitlines()[1:]]
+    proof = [unbase64(line) for line in head.split("\n")[1:]]
     if roots_by_consistency(old, new, old_root, proof) != (old_root, new_root):
         raise NotProvenError("the newer ledger does not begin with the older one")
     return f"the ledger of {new} entries begins with all {old} of the older one, by {key.name}"

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from hostwright_kit.audit import EventFilter, list_events
 from hostwright_kit.checkpoints import Checkpoints, to_file
 from hostwright_kit.errors import HostError
 from hostwright_kit.host_key import KEY_FILE, PUBLIC_FILE, host_signer
 from hostwright_kit.ledger import Entry, Ledger
-from hostwright_kit.ledger_file import GENESIS, chain
+from hostwright_kit.ledger_file import CHECKPOINT_TYPE, GENESIS, chain
 from hostwright_kit.merkle import Frontier, leaf_hash
 from hostwright_kit.signed_note import Checkpoint, Signer, Verifier, split_notes
 from hostwright_kit.verifying import verify
@@ -132,13 +133,17 @@ def test_checkpoints_come_by_number_by_time_and_at_the_end(path: Path, signer: S
         wait.result()
     _until(lambda: sizes() == [5])
     ledger.append(Entry(type="t"))
-    _until(lambda: sizes() == [5, 6])
+    # Each is told of by an entry of its own, which is no reason for a further one.
+    _until(lambda: sizes() == [5, 7])
     ledger.append(Entry(type="t"))
     ledger.close()
-    assert sizes() == [5, 6, 7]
+    assert sizes() == [5, 7, 9]
     found = verify(path, verifier=signer.verifier)
-    assert found.ok
-    assert found.checkpoints == 3
+    assert (found.ok, found.checkpoints, found.entries) == (True, 3, 10)
+    told = list_events(path, EventFilter(type=CHECKPOINT_TYPE)).events
+    opened = [signer.verifier.open_checkpoint(note) for note in taken]
+    assert [one.detail["root"] for one in told[::-1]] == [one.root.hex() for one in opened]
+    assert [one.detail["size"] for one in told[::-1]] == sizes()
 
 
 def test_a_copy_that_fails_stops_nothing(

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
 from starlette.applications import Starlette
 
@@ -28,6 +28,7 @@ from hostwright.listeners import HandedListeners, tcp_listener, unix_listeners
 from hostwright.manifest import own_manifest
 from hostwright.policing import Policing
 from hostwright.reloading import Reloader, ReloadResult
+from hostwright.rotation import Rotation
 from hostwright.secrets_at_start import SecretsAtStart
 from hostwright.servers import Servers
 from hostwright.settings import GatewaySettings
@@ -85,6 +86,7 @@ class Daemon:
         manifests = self.reloader.manifests
         self._tracer, self._untraced = open_tracer(runtime.table("telemetry", TelemetrySettings))
         self.events = Events(runtime.ledger)
+        self._rotation = Rotation(runtime.ledger.path, runtime.config.ledger.keep_entries)
         self._tokens = Tokens(runtime.paths.state_dir / TOKENS_FILE)
         self._secrets = SecretsAtStart(runtime.paths.state_dir, runtime.ledger)
         self._policing = Policing(runtime.guard, manifests, self._tokens)
@@ -175,6 +177,7 @@ class Daemon:
                 *(str(problem) for problem in self.reloader.problems),
                 *(str(problem) for problem in self.runtime.policy.problems),
                 *([self._untraced] if self._untraced else []),
+                *self._ledger_problems(),
                 *untold,
             ],
             servers=self.keeper.status(),
@@ -201,6 +204,7 @@ class Daemon:
             self._port = listener.getsockname()[1]
             # Before there is a server that has something to write.
             await stack.enter_async_context(self._writing_for_all())
+            await stack.enter_async_context(self._rotation.running())
             await stack.enter_async_context(self.keeper)
             stack.push_async_callback(self.servers.close)
             gateway = self._gateway = Gateway(self.servers, paths.state_dir, self._policing)
@@ -249,6 +253,12 @@ class Daemon:
                 yield
             finally:
                 taking.close()
+
+    def _ledger_problems(self) -> Iterator[str]:
+        if problem := self._rotation.problem:
+            yield f"The ledger could not be rotated: {problem}"
+        if problem := self.runtime.ledger.unsigned():
+            yield f"The ledger's checkpoints: {problem}"
 
     async def _metrics(self) -> bytes:
         pending = await asyncio.to_thread(self.runtime.approvals.pending)

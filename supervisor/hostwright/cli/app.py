@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 from hostwright import __version__
 from hostwright.cli import (
     approvals,
+    audit,
     check,
     clients,
     daemon,
@@ -32,7 +33,8 @@ def make_app() -> App:
         help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs, "
         "4 the call waits for approval.",
     )
-    for group in (up, daemon, approvals, owner, policy, secret, clients, export, check, scaffold):
+    groups = (up, daemon, approvals, owner, audit, policy, secret, clients, export, check, scaffold)
+    for group in groups:
         group.register(app)
     # By name, because an MCP client or a screen takes long to import and the others need none.
     for name, words in (

@@ -76,11 +76,13 @@ def print_plain(text: str) -> None:
 def print_json(value: Any) -> None:
     """One JSON document on stdout, its strings escaped as `visible` would, in JSON's own way."""
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False)
-    sys.stdout.write(
-        "".join(
-            char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
-        )
-        + "\n"
+    sys.stdout.write(json_visible(text) + "\n")
+
+
+def json_visible(text: str) -> str:
+    """JSON that means the same and drives no terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
     )
 
 

@@ -2,7 +2,8 @@
 
 Every process of the installation appends to the ledger, so reading it is also how the daemon
 learns of approvals. `PRAGMA data_version` says in microseconds whether anybody has written since
-the last look. Blocking; one thread at a time uses the connection.
+the last look; old entries are looked for in the ledger's archives. Blocking; one thread at a time
+uses the connection.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from hostwright.events.kinds import ENTRY_TYPES, Scalar, keep
+from hostwright_kit.archives import Archive, Sources, archives_of
 from hostwright_kit.ledger_reading import open_readonly
 from hostwright_kit.store import naming_the_cause
 
@@ -51,22 +53,43 @@ class History:
 
     def back(self, count: int) -> int:
         """The ledger number after which there are `count` durable events, or fewer."""
-
-        def look(db: sqlite3.Connection) -> int:
-            query = f"SELECT seq {_FROM} ORDER BY seq DESC LIMIT 1 OFFSET ?"
-            row = db.execute(query, (*ENTRY_TYPES, count)).fetchone()
-            return int(row[0]) if row else 0
-
-        return self._ask(look)
+        query = f"SELECT seq {_FROM} AND seq > ? ORDER BY seq DESC LIMIT ?"
+        left, found = count + 1, 0
+        with Sources.of(self._path) as sources:
+            for source in sources.newest_first():
+                if isinstance(source, Archive):
+                    # What is before it cannot be told either.
+                    return source.last
+                db, above = source
+                seqs = [seq for (seq,) in db.execute(query, (*ENTRY_TYPES, above, left))]
+                left -= len(seqs)
+                if left == 0:
+                    found = int(seqs[-1])
+                    break
+        return found
 
     def between(self, above: int, upto: int) -> Sequence[Recorded]:
         """A page of durable events above one number, up to and including the other."""
+        query = f"SELECT * {_FROM} AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 
-        def look(db: sqlite3.Connection) -> Sequence[Recorded]:
-            query = f"SELECT * {_FROM} AND seq > ? AND seq <= ? ORDER BY seq LIMIT {PAGE}"
-            return [_recorded(row) for row in db.execute(query, (*ENTRY_TYPES, above, upto))]
+        def look(db: sqlite3.Connection) -> Sequence[Recorded] | None:
+            if (archives := archives_of(self._path, db)) and archives[-1].last > above:
+                return None
+            rows = db.execute(query, (*ENTRY_TYPES, above, upto, PAGE))
+            return [_recorded(row) for row in rows]
 
-        return self._ask(look)
+        found = self._ask(look)
+        return self._between_archived(query, above, upto) if found is None else found
+
+    def _between_archived(self, query: str, above: int, upto: int) -> Sequence[Recorded]:
+        found: list[Recorded] = []
+        with Sources.of(self._path) as sources:
+            for db, start in sources.oldest_first(above):
+                values = (*ENTRY_TYPES, start, upto, PAGE - len(found))
+                found += [_recorded(row) for row in db.execute(query, values)]
+                if len(found) == PAGE:
+                    break
+        return found
 
     def new(self, above: int) -> Sequence[Recorded]:
         """A page of durable events above this number; cheap when nobody has written."""
