@@ -6,6 +6,7 @@ that the file agrees with itself. Only what was signed before, and is kept elsew
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hostwright_kit.audit import EventFilter, list_events
@@ -24,6 +26,7 @@ from hostwright_kit.ledger_file import CHECKPOINT_TYPE, GENESIS, chain
 from hostwright_kit.merkle import Frontier, leaf_hash
 from hostwright_kit.signed_note import Checkpoint, Signer, Verifier, split_notes
 from hostwright_kit.verifying import verify
+from hostwright_kit.walking import verified
 
 from .kit_harness import edit_ledger
 
@@ -227,3 +230,19 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+async def test_a_walk_that_nobody_waits_for_ends_with_all_that_it_began(path: Path) -> None:
+    with closing(Ledger(path)) as ledger:
+        for wait in [ledger.submit(Entry(type="t", detail={"n": n})) for n in range(500)]:
+            wait.result(60)
+    whole = await verified(path, "", without_archives=False)
+    assert (whole.ok, whole.entries) == (True, 500)
+    before = {one.pid for one in psutil.Process().children(recursive=True)}
+    walking = asyncio.create_task(verified(path, "", without_archives=False))
+    while not {one.pid for one in psutil.Process().children(recursive=True)} - before:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    walking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await walking
+    assert {one.pid for one in psutil.Process().children(recursive=True)} <= before

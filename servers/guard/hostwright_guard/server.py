@@ -17,7 +17,7 @@ from hostwright_guard.sandbox.running import Sandboxes
 from hostwright_guard.sandbox.service import SandboxService
 from hostwright_guard.sandbox.token_store import TokenStore
 from hostwright_guard.settings import GuardSettings
-from hostwright_guard.tools import approvals, preview, sandbox, secrets
+from hostwright_guard.tools import approvals, audit, preview, sandbox, secrets
 from hostwright_kit.jobs import JobStore
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
@@ -31,7 +31,8 @@ The guard: what waits for the owner's approval, and asking for one in advance. N
 anything: the owner does, with `hostwright approve ID` or in the client's own prompt. When a grant
 is there, make exactly the call that it was asked for; it runs once. Secrets have names here, and no
 values: secret_set has the owner type one. sandbox_exec runs a command that sees what the call
-declares and nothing else; sandbox_preview shows first what it would change."""
+declares and nothing else; sandbox_preview shows first what it would change. audit_verify and
+audit_prove are about the ledger in which all of that is on record."""
 
 
 def build(runtime: Runtime) -> HostServer:
@@ -41,6 +42,7 @@ def build(runtime: Runtime) -> HostServer:
     )
     approvals.register(app, runtime)
     secrets.register(app, runtime)
+    audit.register(app, runtime)
     _add_sandbox(app, runtime)
     return app
 

@@ -15,8 +15,9 @@ from hostwright_kit.errors import HostError
 from hostwright_kit.host_key import host_signer
 from hostwright_kit.paths import Paths, resolve_paths
 from hostwright_kit.runtime import LEDGER_FILE
-from hostwright_kit.signed_note import Checkpoint, NoteError, Verifier, split_notes
+from hostwright_kit.signed_note import Checkpoint, Verifier
 from hostwright_kit.verifying import verify as verify_ledger
+from hostwright_kit.walking import opened_checkpoints
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 
@@ -133,22 +134,14 @@ def verify(
 
 def _checkpoints_in(path: Path, verifier: Verifier) -> list[Checkpoint]:
     try:
-        notes = split_notes(path.read_text(encoding="utf-8"))
-        kept = [verifier.open_checkpoint(note) for note in notes]
-    except (OSError, UnicodeDecodeError, NoteError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise HostError(
-            f"The checkpoints in {path} cannot be used: {error}.",
-            fix="Give a file of checkpoints that this host signed (`hostwright audit key` shows "
-            "its key).",
-            code="bad_checkpoints",
-        ) from error
-    if not kept:
-        raise HostError(
-            f"There is no checkpoint in {path}.",
+            f"The checkpoints in {path} cannot be read: {error}.",
             fix="Give a file that [ledger] checkpoint_file has filled, or a copy of it.",
             code="bad_checkpoints",
-        )
-    return kept
+        ) from error
+    return opened_checkpoints(text, verifier, str(path))
 
 
 def _paths() -> Paths:
