@@ -52,18 +52,26 @@ def _is_plain(value: Any) -> bool:
     if kind is str:
         plain = value.isascii() or _text(value) is value
     elif kind is dict:
-        plain = not (len(value) == 1 and str(next(iter(value))).startswith("$")) and all(
-            type(key) is str and key.isascii() and _is_plain(item) for key, item in value.items()
-        )
+        plain = _is_plain_object(value)
     elif kind is int:
         plain = -_MAX_SAFE_INT <= value <= _MAX_SAFE_INT
     elif kind is float:
         plain = 1e-5 <= abs(value) < 1e15 and not value.is_integer()
     elif kind is list or kind is tuple:
-        plain = all(_is_plain(item) for item in value)
+        plain = all(map(_is_plain, value))
     else:
         plain = value is None or kind is bool
     return plain
+
+
+def _is_plain_object(value: dict[Any, Any]) -> bool:
+    # A loop: this is done for every call, and a generator costs as much again.
+    for key, item in value.items():
+        if type(key) is not str or not key.isascii():
+            return False
+        if not (type(item) is str and item.isascii()) and not _is_plain(item):
+            return False
+    return len(value) != 1 or not next(iter(value)).startswith("$")
 
 
 def _injective(value: Any) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hostwright_kit.audit import EventFilter, list_events, verify
+from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Entry, Ledger
 from hostwright_kit.ledger_file import Draft, draft
 from hostwright_kit.ledger_line import (
@@ -30,12 +31,19 @@ from hostwright_kit.ledger_line import (
     RefusedError,
 )
 
+from .kit_harness import wait_for
+
 WRITER = """
-import socket, sys, time
+import resource, signal, socket, sys, time
 from pathlib import Path
 from hostwright_kit.ledger import Ledger
 from hostwright_kit.ledger_line import LedgerSocket
 
+def room(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+signal.signal(signal.SIGUSR1, lambda *_: room(ledger.with_name("ledger.db-wal").stat().st_size))
+signal.signal(signal.SIGUSR2, lambda *_: room(resource.RLIM_INFINITY))
 ledger, address = Path(sys.argv[1]), sys.argv[2]
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(address)
@@ -43,7 +51,8 @@ listener.listen()
 writing = Ledger(ledger)
 LedgerSocket(listener, ledger, writing.take)
 print("ready", flush=True)
-time.sleep(600)
+for _ in range(6_000):
+    time.sleep(0.1)
 """
 
 
@@ -167,6 +176,39 @@ def test_what_the_writer_refuses_is_refused_to_who_asked(path: Path, tmp_path: P
         assert line.append([draft(Entry(type="t"))]) is not None
         line.close()
     assert len(tools_in(path)) == 2
+
+
+def test_a_writer_whose_disk_is_full_refuses_and_goes_on_once_there_is_room(
+    path: Path, tmp_path: Path
+) -> None:
+    """Refused is refused: nobody writes by itself what the writer could not."""
+    address = tmp_path / "s"
+    accepted: list[str] = []
+
+    def append(number: int) -> HostError | None:
+        try:
+            ledger.append(Entry(type="t", tool=f"t{number}", detail={"pad": "x" * 20_000}))
+        except HostError as error:
+            return error
+        accepted.append(f"t{number}")
+        return None
+
+    with writer(path, address) as process, closing(Ledger(path, through=address)) as ledger:
+        assert append(0) is None
+        process.send_signal(signal.SIGUSR1)
+        # The file is reused from its beginning now and then; where it must grow, it cannot.
+        refused = next(one for one in map(append, range(1, 500)) if one is not None)
+        assert refused.code == "ledger_unavailable"
+        assert "disk" in refused.fix
+        assert ledger.health() is not None
+        assert verify(path).ok
+        assert tools_in(path) == sorted(accepted)
+        process.send_signal(signal.SIGUSR2)
+        wait_for(lambda: append(1_000) is None)
+        assert ledger.health() is None
+        assert process.poll() is None
+    assert verify(path).ok
+    assert tools_in(path) == sorted(accepted)
 
 
 def test_who_sends_nonsense_spoils_nobody_elses_entries(path: Path) -> None:
