@@ -43,6 +43,7 @@ Profile = Literal["observe", "standard", "autonomous"]
 Verdict = Literal["allow", "ask", "deny"]
 RuleEffect = Literal["deny", "always", "ask", "allow"]
 Channel = Literal["client", "terminal"]
+MAX_NAMED = 4_000
 ORDER: tuple[RuleEffect, ...] = ("deny", "always", "ask", "allow")
 
 
@@ -153,6 +154,10 @@ class Rule(BaseModel):
             and fnmatchcase(call.tool, self.tool)
         )
 
+    def fits(self, call: Subject) -> bool:
+        """Whether this rule speaks about a call whose names match, its rate left aside."""
+        return self._misses_call(call) is None
+
     def matches(self, call: Subject) -> bool:
         """Whether this rule speaks about the call, its rate left aside."""
         return self.misses(call) is None
@@ -161,6 +166,9 @@ class Rule(BaseModel):
         """Why it does not speak about the call; None when it does."""
         if not self.names_it(call):
             return "another caller, server or tool"
+        return self._misses_call(call)
+
+    def _misses_call(self, call: Subject) -> str | None:
         return self._misses_around(call) or self._misses_arguments(call.arguments, call.folder)
 
     def _misses_around(self, call: Subject) -> str | None:
@@ -202,10 +210,27 @@ class PolicyConfig(BaseModel):
 
     profile: Profile = "standard"
     rules: tuple[Rule, ...] = ()
+    _named: dict[tuple[object, ...], tuple[tuple[str, Rule], ...]] = PrivateAttr(
+        default_factory=dict[tuple[object, ...], tuple[tuple[str, "Rule"], ...]]
+    )
 
     def of(self, call: Subject) -> Iterator[Rule]:
         """The rules for this caller, server and tool."""
-        return (rule for rule in self.rules if rule.names_it(call))
+        return (rule for _, rule in self.named(call))
+
+    def named(self, call: Subject) -> tuple[tuple[str, Rule], ...]:
+        """The same, each with how the owner finds it. Remembered: names decide it, and no more."""
+        names = (call.caller_names, call.server, call.tool)
+        found = self._named.get(names)
+        if found is None:
+            if len(self._named) >= MAX_NAMED:
+                self._named.clear()
+            found = self._named[names] = tuple(
+                (rule.place or f"rule {number}", rule)
+                for number, rule in enumerate(self.rules, 1)
+                if rule.names_it(call)
+            )
+        return found
 
 
 class Subject(BaseModel, frozen=True):
@@ -248,7 +273,7 @@ class Judgement(BaseModel, frozen=True):
 
 def judge(config: PolicyConfig, call: Subject, *, spent: Spent = lambda _: False) -> Judgement:
     """The verdict on one call. Pure but for what `spent` and links on the disk say."""
-    matching = [(place, rule) for place, rule in _placed(config, call) if not rule.misses(call)]
+    matching = [(place, rule) for place, rule in config.named(call) if rule.fits(call)]
     full = {rule.identity for _, rule in matching if rule.rate and spent(_use(rule, call))}
     holding = [
         (place, rule)
@@ -276,13 +301,6 @@ def judge(config: PolicyConfig, call: Subject, *, spent: Spent = lambda _: False
         reason=f"profile {config.profile}",
         uses=uses,
     )
-
-
-def _placed(config: PolicyConfig, call: Subject) -> Iterator[tuple[str, Rule]]:
-    """The rules for these names, each with how the owner finds it."""
-    for number, rule in enumerate(config.rules, 1):
-        if rule.names_it(call):
-            yield rule.place or f"rule {number}", rule
 
 
 def _use(rule: Rule, call: Subject) -> Use:

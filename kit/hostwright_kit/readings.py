@@ -31,6 +31,8 @@ _UNSEEN = ("Cc", "Cf", "Cs")
 
 def folded(text: str) -> str:
     """One spelling for all that differ in Unicode form, case, or by what cannot be seen."""
+    if text.isascii() and text.isprintable():
+        return text.lower().strip()  # all of that, for the texts that most are
     seen = "".join(char for char in text if unicodedata.category(char) not in _UNSEEN)
     once = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     return once.strip()

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from hostwright_kit.policy import Effect, PolicyConfig, Rule, Subject, judge
 from hostwright_kit.policy_arguments import ArgumentPath, Condition
+from hostwright_kit.readings import folded
 
 ALLOW = Rule(effect="allow")
 
@@ -291,3 +292,9 @@ def test_a_closing_rule_sees_a_member_under_another_spelling_of_its_name() -> No
 def test_a_rule_that_makes_no_sense_is_an_error(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Rule.model_validate({"effect": "allow", **bad})
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=0x7F), max_size=30))
+def test_folding_plain_text_quickly_is_folding_it(text: str) -> None:
+    # Letters beyond ASCII around it make it go the long way.
+    assert folded("é" + text + "é")[1:-1].strip() == folded(text)
