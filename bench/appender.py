@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+import msgspec
+
 from hostwright_kit.ledger import Entry, Ledger, Receipt
 
 FILL_BATCH = 5_000
@@ -83,7 +85,7 @@ def _open_sqlite(path: Path) -> sqlite3.Connection:
 
 
 def _body(number: int) -> bytes:
-    return sample(number).model_dump_json().encode()
+    return msgspec.json.encode(sample(number))
 
 
 Append = Callable[[float], list[float]]

@@ -61,7 +61,7 @@ def _darwin_boot() -> str:
 
 def utc_now() -> str:
     """Now."""
-    return format_utc(datetime.now(UTC))
+    return f"{datetime.now(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def format_utc(moment: datetime) -> str:

@@ -86,14 +86,22 @@ class Ledger:
         """Append and wait until it is durable. Blocks; raises `HostError` when it cannot."""
         if not self._takes_turn():
             return self.submit(entry).result()
-        future: Future[Receipt] = Future()
+        receipt: Receipt | None = None
+        problem: str | None = None
+
+        def done(receipts: Sequence[Receipt] | None, why: str | None) -> None:
+            nonlocal receipt, problem
+            receipt, problem = receipts[0] if receipts else None, why
+
         try:
-            self._write_now([_Job([draft(entry)], _ends(future))])
+            self._write_now([_Job([draft(entry)], done)])
         except (TypeError, ValueError, RecursionError) as error:
             raise _unencodable(error) from error
         finally:
             self._turn.release()
-        return future.result()
+        if receipt is None:
+            raise _unavailable(str(problem))
+        return receipt
 
     def append_async(self, entry: Entry) -> asyncio.Future[Receipt]:
         """`append` without blocking the event loop.

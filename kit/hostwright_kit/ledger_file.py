@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel
 
 from hostwright_kit.canonical import canonical
 from hostwright_kit.clock import utc_now
@@ -96,7 +95,7 @@ _INSERT = (
 )
 
 
-class Entry(BaseModel, frozen=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What is appended. Everything in it must already be fit to be read by others."""
 
     type: str

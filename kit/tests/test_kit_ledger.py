@@ -134,7 +134,7 @@ async def test_an_entry_that_cannot_be_encoded_fails_alone(ledger: Ledger, path:
         deep = [deep]
     bad = [{"x": object()}, {"x": deep}, {"x": b"bytes"}]
     waits = [
-        ledger.append_async(Entry.model_construct(type="t", detail=detail))
+        ledger.append_async(Entry(type="t", detail=detail))
         for detail in [{}, bad[0], {}, bad[1], {}, bad[2], {}]
     ]
     waits.append(ledger.append_async(Entry(type="t", caller="\ud800")))
