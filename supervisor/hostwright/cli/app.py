@@ -10,6 +10,7 @@ from hostwright import __version__
 from hostwright.cli import (
     approvals,
     audit,
+    capability,
     check,
     clients,
     daemon,
@@ -33,7 +34,10 @@ def make_app() -> App:
         help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs, "
         "4 the call waits for approval.",
     )
-    groups = (up, daemon, approvals, owner, audit, policy, secret, clients, export, check, scaffold)
+    groups = (
+        *(up, daemon, approvals, owner, audit, policy, secret, capability),
+        *(clients, export, check, scaffold),
+    )
     for group in groups:
         group.register(app)
     # By name, because an MCP client or a screen takes long to import and the others need none.
