@@ -18,7 +18,7 @@ from hostwright_guard.sandbox.capabilities import (
 )
 from hostwright_guard.sandbox.hiding import MASK, Hiding
 from hostwright_guard.sandbox.places import open_places
-from hostwright_guard.sandbox.plan import make_plan
+from hostwright_guard.sandbox.plan import make_plan, variables
 from hostwright_guard.sandbox.skeleton import make_skeleton
 from hostwright_kit.errors import HostError
 
@@ -87,7 +87,6 @@ def test_no_secret_stands_on_a_command_line(tmp_path: Path) -> None:
         places,
         Limits(),
         cwd="/tmp",
-        environment={"KEY": "the-secret"},
         secret_files={"name": b"the-secret"},
         names=("a.example",),
         etc=etc,
@@ -95,7 +94,7 @@ def test_no_secret_stands_on_a_command_line(tmp_path: Path) -> None:
     )
     assert "the-secret" not in " ".join(plan.arguments)
     assert b"the-secret" in plan.data
-    assert plan.environment["KEY"] == "the-secret"
+    assert variables({"KEY": "the-secret"})["KEY"] == "the-secret"
     assert plan.arguments[-2:] == ("--chdir", "/tmp")
     assert "--unshare-net" in plan.arguments and "--share-net" not in plan.arguments
 

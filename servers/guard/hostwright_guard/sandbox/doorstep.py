@@ -7,9 +7,11 @@ longer than all the rest. So it is a static ELF file of some hundred bytes, put 
 
     write(3, "r", 1)                        ready; the kernel adds who writes (unix(7))
     read(3, …, 1) = 1, or exit 125          until the warden says that all is checked
+    mmap(A, …, PROT_READ, PRIVATE | FIXED, 8, 0) = A, or exit      what to execute (`image.py`)
+    chdir(A[3]) = 0, or exit
     landlock_restrict_self(4, 0), or exit   the rule set that the warden has filled
     close_range(3, MAX, CLOEXEC), or exit   nothing but 0, 1 and 2 reaches the command
-    execve(argv[1], argv + 2, environment)
+    execve(A[0], A[1], A[2])
     write(3, errno, 4), exit 127            it could not be executed
 
 Every other failure exits with 125 as well: without Landlock there is no command. Formats: the
@@ -22,10 +24,12 @@ import functools
 import platform
 import struct
 
+from hostwright_guard.sandbox.image import ADDRESS, MAPPED
 from hostwright_guard.sandbox.seccomp import UnknownMachineError
 
 CONTROL_FD = 3
 RULESET_FD = 4
+IMAGE_FD = 8
 
 NOT_READY = 125
 NOT_EXECUTED = 127
@@ -53,8 +57,7 @@ def doorstep(machine: str | None = None) -> bytes:
 
 
 def _x86_64() -> bytes:
-    """At entry rsp points to argc, then argv, NULL, environment. rdi, rsi, rdx, r10 are arguments,
-    rax the call; r12 keeps argc's address."""
+    """rdi, rsi, rdx, r10, r8, r9 are arguments, rax the call; rbx keeps the image's address."""
 
     def call(number: int) -> bytes:
         return b"\xb8" + struct.pack("<I", number) + b"\x0f\x05"  # mov eax, number; syscall
@@ -66,18 +69,23 @@ def _x86_64() -> bytes:
     leave_unless_one = b"\x83\xf8\x01\x74" + bytes([len(leave)]) + leave  # cmp eax, 1; je over
     return b"".join(
         (
-            b"\x49\x89\xe4",  # mov r12, rsp
             b"\x6a\x72",  # push 'r'
             control + one_byte + call(1) + leave_unless_one,  # write
             control + one_byte + call(0) + leave_unless_one,  # read
+            b"\xbb" + struct.pack("<I", ADDRESS),  # mov ebx, ADDRESS
+            b"\x89\xdf\xbe" + struct.pack("<I", MAPPED),  # mov edi, ebx; mov esi, MAPPED
+            b"\xba\x01\x00\x00\x00\x41\xba\x12\x00\x00\x00",  # mov edx, 1; mov r10d, 0x12
+            b"\x41\xb8" + struct.pack("<I", IMAGE_FD) + b"\x45\x31\xc9",  # mov r8d; xor r9d, r9d
+            call(9),  # mmap
+            b"\x48\x39\xd8\x74" + bytes([len(leave)]) + leave,  # cmp rax, rbx; je over
+            b"\x48\x8b\x7b\x18" + call(80) + leave_unless_zero,  # chdir([rbx + 24])
             b"\xbf" + struct.pack("<I", RULESET_FD) + b"\x31\xf6" + call(446) + leave_unless_zero,
             control,
             b"\xbe\xff\xff\xff\xff\xba\x04\x00\x00\x00",  # mov esi, -1; mov edx, CLOEXEC
             call(436) + leave_unless_zero,
-            b"\x49\x8b\x04\x24",  # mov rax, [r12]: argc
-            b"\x49\x8d\x54\xc4\x10",  # lea rdx, [r12 + rax*8 + 16]: environment
-            b"\x49\x8b\x7c\x24\x10",  # mov rdi, [r12 + 16]: argv[1]
-            b"\x49\x8d\x74\x24\x18",  # lea rsi, [r12 + 24]: argv + 2
+            b"\x48\x8b\x3b",  # mov rdi, [rbx]: program
+            b"\x48\x8b\x73\x08",  # mov rsi, [rbx + 8]: arguments
+            b"\x48\x8b\x53\x10",  # mov rdx, [rbx + 16]: variables
             call(59),  # execve
             b"\xf7\xd8\x50",  # neg eax; push rax
             control + b"\x48\x89\xe6\xba\x04\x00\x00\x00" + call(1),
@@ -87,14 +95,17 @@ def _x86_64() -> bytes:
 
 
 def _aarch64() -> bytes:
-    """At entry sp points to argc, as above. x0 to x2 are arguments, x8 the call; x19 keeps argc's
-    address. Every instruction is one little-endian word."""
+    """x0 to x5 are arguments, x8 the call; x19 keeps the image's address. Every instruction is one
+    little-endian word."""
 
     def words(*values: int) -> bytes:
         return struct.pack(f"<{len(values)}I", *values)
 
     def mov(register: int, value: int) -> int:
         return 0xD2800000 | value << 5 | register  # movz xN, #value
+
+    def mov_high(register: int, value: int) -> int:
+        return 0xD2A00000 | value >> 16 << 5 | register  # movz xN, #value, lsl #16
 
     def call(number: int) -> tuple[int, int]:
         return mov(8, number), 0xD4000001  # svc #0
@@ -106,19 +117,21 @@ def _aarch64() -> bytes:
     leave_unless_one = (0x7100041F, 0x54000000 | over, *leave)
     stack_to_x1 = 0x910003E1  # mov x1, sp
     return words(
-        0x910003F3,  # mov x19, sp
         mov(1, ord("r")),
         0xF81F0FE1,  # str x1, [sp, #-16]!
         *(mov(0, CONTROL_FD), stack_to_x1, mov(2, 1), *call(64), *leave_unless_one),  # write
         *(mov(0, CONTROL_FD), stack_to_x1, mov(2, 1), *call(63), *leave_unless_one),  # read
+        *(mov_high(19, ADDRESS), mov_high(0, ADDRESS), mov_high(1, MAPPED), mov(2, 1)),
+        *(mov(3, 0x12), mov(4, IMAGE_FD), mov(5, 0), *call(222)),  # mmap
+        *(0xEB13001F, 0x54000000 | over, *leave),  # cmp x0, x19; b.eq over
+        0xF9400E60,  # ldr x0, [x19, #24]
+        *(*call(49), *leave_unless_zero),  # chdir
         *(mov(0, RULESET_FD), mov(1, 0), *call(446), *leave_unless_zero),
         *(mov(0, CONTROL_FD), 0x12800001, mov(2, 4)),  # mov w1, #-1
         *(*call(436), *leave_unless_zero),
-        0xF9400264,  # ldr x4, [x19]: argc
-        0x91004262,  # add x2, x19, #16
-        0x8B040C42,  # add x2, x2, x4, lsl #3: environment
-        0xF9400A60,  # ldr x0, [x19, #16]: argv[1]
-        0x91006261,  # add x1, x19, #24: argv + 2
+        0xF9400260,  # ldr x0, [x19]: program
+        0xF9400661,  # ldr x1, [x19, #8]: arguments
+        0xF9400A62,  # ldr x2, [x19, #16]: variables
         *call(221),  # execve
         0x4B0003E0,  # neg w0, w0
         0xB90003E0,  # str w0, [sp]

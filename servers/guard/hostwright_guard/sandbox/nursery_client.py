@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ class Start:
     """What a warden is to start. The request is JSON; the descriptors stay the caller's."""
 
     request: Mapping[str, Any]
+    image: int
     stdio: tuple[int, int, int]
     doorstep: bytes
     filter: bytes
@@ -57,12 +59,19 @@ class Nursery:
             passed: list[int] = []
             try:
                 passed.append(theirs.detach())
-                passed.append(_file("request", json.dumps(what.request).encode()))
-                passed += [_file("data", content) for content in (what.filter, *what.data)]
+                passed.append(memory_file("request", json.dumps(what.request).encode()))
+                passed += [memory_file("data", content) for content in (what.filter, *what.data)]
                 if self._doorstep is None:
                     # Executed, never read: one file serves all.
-                    self._doorstep = _file("doorstep", what.doorstep)
-                order = [*passed[:2], *what.stdio, self._doorstep, *passed[2:], *what.places]
+                    self._doorstep = memory_file("doorstep", what.doorstep)
+                order = [
+                    *passed[:2],
+                    what.image,
+                    *what.stdio,
+                    self._doorstep,
+                    *passed[2:],
+                    *what.places,
+                ]
                 assert self._requests is not None  # noqa: S101 - `_spawn` made it
                 socket.send_fds(self._requests, [b"start"], order)
             except OSError as error:
@@ -128,6 +137,15 @@ class WardenLink:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return json.loads(line)
 
+    def go(self, go: Mapping[str, Any]) -> None:
+        """Let a warden that waits begin."""
+        self._link.send(json.dumps(go).encode() + b"\n")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the warden has said nothing more, and is there."""
+        return not select.select([self._link], [], [], 0)[0]
+
     def end(self) -> None:
         """Ask the warden to end everything; harmless when it does already."""
         with contextlib.suppress(OSError):
@@ -168,7 +186,7 @@ def _settle(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
-def _file(name: str, content: bytes) -> int:
+def memory_file(name: str, content: bytes) -> int:
     """A nameless file in memory, at its beginning."""
     descriptor = os.memfd_create(name)
     view = memoryview(content)

@@ -37,7 +37,6 @@ class Plan:
 
     arguments: tuple[str, ...]
     data: tuple[bytes, ...]
-    environment: Mapping[str, str]
     binds: tuple[str, ...]
     rights: Mapping[str, int]
     masks: tuple[str, ...]
@@ -49,7 +48,6 @@ def make_plan(
     limits: Limits,
     *,
     cwd: str,
-    environment: Mapping[str, str],
     secret_files: Mapping[str, bytes],
     names: Sequence[str] | None,
     etc: Path,
@@ -114,7 +112,6 @@ def make_plan(
     return Plan(
         tuple(arguments),
         tuple(data),
-        {**_environment(), **environment},
         tuple(place.path for place in places.places),
         rights,
         MASKED_FOR_ROOT if as_root else MASKED,
@@ -151,7 +148,8 @@ def rlimits(limits: Limits, held: Mapping[str, str]) -> dict[int, tuple[int, int
     return {number: (value, value) for number, value in wanted.items()}
 
 
-def _environment() -> dict[str, str]:
+def variables(given: Mapping[str, str]) -> dict[str, str]:
+    """All that a command has: nothing is inherited."""
     return {
         "PATH": SEARCH_PATH,
         "HOME": SCRATCH,
@@ -161,4 +159,5 @@ def _environment() -> dict[str, str]:
         "SHELL": "/bin/sh",
         "LANG": "C.UTF-8",
         "TERM": "dumb",
+        **given,
     }

@@ -1,7 +1,9 @@
 """One command in one sandbox: started, fed, bounded in time and output, ended, told about.
 
 True asyncio. The order of a start: places are opened and judged, a control group is made, the
-warden mounts and checks, the gate opens, and only then the command begins.
+warden mounts and checks, the gate opens, and only then the command begins. A run that declares no
+place and no secret, within the usual limits, takes a sandbox that was made before (`made.py`), by
+the same steps; only what to run and which network comes later.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hostwright_guard.sandbox import doorstep, machine, places, seccomp
 from hostwright_guard.sandbox.capabilities import Wanted
 from hostwright_guard.sandbox.gate.gate import Gate
-from hostwright_guard.sandbox.nursery_client import Nursery, Start, WardenLink
+from hostwright_guard.sandbox.image import make_image
+from hostwright_guard.sandbox.made import Made, Pipes, Spares, Stream, write_at_start
+from hostwright_guard.sandbox.nursery_client import Nursery, Start, memory_file
 from hostwright_guard.sandbox.places import Places
-from hostwright_guard.sandbox.plan import SCRATCH, SEARCH_PATH, make_plan, rlimits
+from hostwright_guard.sandbox.plan import SCRATCH, SEARCH_PATH, make_plan, rlimits, variables
 from hostwright_guard.sandbox.skeleton import make_skeleton
 from hostwright_kit.control_groups import Group, Groups
 from hostwright_kit.errors import HostError
@@ -39,7 +43,6 @@ MAX_AT_ONCE = 16
 # bwrap outside, the first process inside, and one while it starts.
 OWN_PROCESSES = 3
 
-Stream = Literal["stdout", "stderr"]
 Receiver = Callable[[bytes, Stream], Awaitable[None]]
 
 
@@ -96,8 +99,13 @@ class Sandboxes:
         self._numbers = itertools.count(1)
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._lock = threading.Lock()
+        self._spares = Spares(self._make_spare, self._drop)
+        self._ending: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
+        await self._spares.close()
+        while self._ending:
+            await asyncio.wait(self._ending)
         await self._nursery.close()
         if self._etc is not None:
             await asyncio.to_thread(shutil.rmtree, self._etc, ignore_errors=True)
@@ -129,59 +137,114 @@ class Sandboxes:
         ports: tuple[int, ...],
         overlay: Overlay | None,
     ) -> Ending:
+        started = time.monotonic()
+        network = {"tcp": ports, "ipv6": socket.has_ipv6} if gate is not None else None
+        made: Made | None = None
+        try:
+            image = make_image(
+                command.program, command.argv, variables(command.environment), command.cwd
+            )
+            if _is_usual(command, wanted, opened, overlay):
+                made = self._spares.take()
+            if made is not None:
+                made.fill(image, command.stdin)
+                made.link.go(
+                    {"network": network, "rlimits": rlimits(wanted.limits, made.group.enforced)}
+                )
+            else:
+                hosts = names if gate is not None else None
+                made = await self._make(wanted, opened, command, hosts, overlay, network, image)
+            life = _Life(receive, made)
+            return await self._live(life, gate, wanted.seconds, made.group, started)
+        finally:
+            if gate is not None:
+                await gate.close()
+            if made is not None:
+                made.close()
+                self._later(asyncio.to_thread(made.group.end))
+            self._spares.refill()
+
+    async def settled(self) -> None:
+        """Wait until nothing of former runs is left, and the next sandbox is ready."""
+        while self._ending:
+            await asyncio.wait(self._ending)
+        await self._spares.settled()
+
+    async def _make(
+        self,
+        wanted: Wanted,
+        opened: Places,
+        command: Command | None,
+        names: tuple[str, ...] | None,
+        overlay: Overlay | None,
+        network: Mapping[str, Any] | None,
+        image: bytes,
+    ) -> Made:
+        """Have a warden make a sandbox. Without a command it waits, to be told later."""
         bwrap = (await asyncio.to_thread(machine.machine)).require()
         group, etc = await asyncio.to_thread(self._prepare, wanted)
-        started = time.monotonic()
-        pipes = _Pipes()
-        life = _Life(receive, pipes)
+        plan = make_plan(
+            opened,
+            wanted.limits,
+            cwd=command.cwd if command else SCRATCH,
+            secret_files=command.secret_files if command else {},
+            names=names,
+            etc=etc,
+            as_root=os.geteuid() == 0,
+            instead={overlay.lower: overlay.shown} if overlay else {},
+        )
+        request = {
+            "bwrap": bwrap,
+            "arguments": plan.arguments,
+            "cgroups": [str(folder) for folder in group.folders],
+            "binds": plan.binds,
+            "rights": plan.rights,
+            "masks": plan.masks,
+            "overlay": vars(overlay) if overlay else None,
+            "data": len(plan.data),
+            "grace_seconds": GRACE_SECONDS,
+            "go": {"network": network, "rlimits": rlimits(wanted.limits, group.enforced)}
+            if command
+            else None,
+        }
+        pipes, file = Pipes(), memory_file("image", image)
         try:
-            plan = make_plan(
-                opened,
-                wanted.limits,
-                cwd=command.cwd,
-                environment=command.environment,
-                secret_files=command.secret_files,
-                names=names if gate is not None else None,
-                etc=etc,
-                as_root=os.geteuid() == 0,
-                instead={overlay.lower: overlay.shown} if overlay else {},
-            )
-            request = {
-                "bwrap": bwrap,
-                "arguments": plan.arguments,
-                "command": [command.program, *command.argv],
-                "environment": plan.environment,
-                "cgroups": [str(folder) for folder in group.folders],
-                "rlimits": rlimits(wanted.limits, group.enforced),
-                "binds": plan.binds,
-                "rights": plan.rights,
-                "masks": plan.masks,
-                "network": {"tcp": ports, "ipv6": socket.has_ipv6} if gate is not None else None,
-                "overlay": vars(overlay) if overlay else None,
-                "data": len(plan.data),
-                "grace_seconds": GRACE_SECONDS,
-            }
-            descriptors = [place.descriptor for place in opened.places]
-            pipes.open(command.stdin)
-            life.link = await self._nursery.start(
+            write_at_start(pipes.stdin, command.stdin if command else b"")
+            link = await self._nursery.start(
                 Start(
                     request,
+                    file,
                     pipes.theirs(),
                     doorstep.doorstep(),
                     seccomp.filter_for(),
                     plan.data,
-                    descriptors,
+                    [place.descriptor for place in opened.places],
                 )
             )
-            pipes.close_theirs()
-            return await self._live(life, gate, wanted.seconds, group, started)
-        finally:
+        except BaseException:
             pipes.close()
-            if life.link is not None:
-                life.link.close()
-            if gate is not None:
-                await gate.close()
-            await asyncio.to_thread(group.end)
+            os.close(file)
+            self._later(asyncio.to_thread(group.end))
+            raise
+        pipes.close_writers()
+        return Made(group, pipes, file, link)
+
+    async def _make_spare(self) -> Made:
+        made = await self._make(Wanted(), Places(()), None, None, None, None, b"")
+        if "waiting" in (await made.link.next() or {}):
+            return made
+        await self._drop(made)
+        raise HostError("No sandbox could be made in advance.", code="sandbox_unavailable")
+
+    async def _drop(self, made: Made) -> None:
+        made.close()
+        await asyncio.to_thread(made.group.end)
+
+    def _later(self, what: Awaitable[Any]) -> None:
+        """What nobody has to wait for: everything of the run has ended."""
+        task = asyncio.ensure_future(what)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def _live(
         self, life: _Life, gate: Gate | None, seconds: float, group: Group, started: float
@@ -244,18 +307,16 @@ class Sandboxes:
 class _Life:
     """The server's side of one warden."""
 
-    def __init__(self, receive: Receiver, pipes: _Pipes) -> None:
+    def __init__(self, receive: Receiver, made: Made) -> None:
         self._receive = receive
-        self._pipes = pipes
+        self._pipes = made.pipes
         self._said = b""
-        self.link: WardenLink | None = None
+        self.link = made.link
 
     def end(self) -> None:
-        if self.link is not None:
-            self.link.end()
+        self.link.end()
 
     async def run(self, gate: Gate | None) -> int | None:
-        assert self.link is not None  # noqa: S101 - set before it is run
         pumps = [
             asyncio.create_task(self._pump(stream, descriptor))
             for stream, descriptor in self._pipes.ours.items()
@@ -306,41 +367,17 @@ class _Life:
             await asyncio.sleep(0)
 
 
-class _Pipes:
-    """Both ends of the command's three streams; stdin is a file, so that nobody has to write."""
-
-    def __init__(self) -> None:
-        self.ours: dict[Stream, int] = {}
-        self._theirs: list[int] = []
-
-    def open(self, stdin: bytes) -> None:
-        file = os.memfd_create("stdin")
-        self._theirs.append(file)
-        view = memoryview(stdin)
-        while view:
-            view = view[os.write(file, view) :]
-        os.lseek(file, 0, os.SEEK_SET)
-        streams: tuple[Stream, ...] = ("stdout", "stderr")
-        for stream in streams:
-            reader, writer = os.pipe()
-            os.set_blocking(reader, False)
-            self.ours[stream] = reader
-            self._theirs.append(writer)
-
-    def theirs(self) -> tuple[int, int, int]:
-        stdin, stdout, stderr = self._theirs
-        return stdin, stdout, stderr
-
-    def close_theirs(self) -> None:
-        for descriptor in self._theirs:
-            os.close(descriptor)
-        self._theirs.clear()
-
-    def close(self) -> None:
-        self.close_theirs()
-        for descriptor in self.ours.values():
-            os.close(descriptor)
-        self.ours.clear()
+def _is_usual(command: Command, wanted: Wanted, opened: Places, overlay: Overlay | None) -> bool:
+    """Whether a sandbox that was made for nobody in particular is the one that is asked for."""
+    usual, asked = Wanted().limits, wanted.limits
+    same = ("memory_mb", "cpu_percent", "processes", "scratch_mb")
+    return (
+        not opened.places
+        and not command.secret_files
+        and overlay is None
+        and places.within(command.cwd, places.BASE, (SCRATCH,))
+        and all(getattr(usual, name) == getattr(asked, name) for name in same)
+    )
 
 
 def find_program(program: str, cwd: str, opened: Places) -> str:

@@ -3,14 +3,16 @@
 A straight line in a process of its own, whose only child is bwrap(1). With the server it speaks
 lines of JSON on a socket; the request comes in a file, because it may be long and hold secrets.
 
-    server → warden   "end"                    end it
+    server → warden   {"network", "rlimits"}   go; in the request already, or when it is known
+                      "end"                    end it
                       (closed)                 the server is gone: the same
-    warden → server   {"started": pid}         + the listeners' descriptors, if it has a network
+    warden → server   {"waiting": pid}         everything is ready, and it was not told to go
+                      {"started": pid}         + the listeners' descriptors, if it has a network
                       {"failed": what, "errno"}        before any of the command ran; and it exits
                       {"exited": code}         128 + N for signal N; and it exits
 
-    preparing → held at the doorstep → checked → running → ending → reported
-                └────────────── end, closed ─────────────↗
+    preparing → held at the doorstep → checked (→ waiting) → running → ending → reported
+                └───────────────── end, closed ─────────────────────────↗
 
 Until the warden writes to the doorstep (`doorstep.py`), the command has not begun. What is checked
 in between: every bind mount shows the very file that the server had opened and judged. A path that
@@ -35,7 +37,7 @@ import socket
 import struct
 import time
 
-from . import kernel
+from . import inside, kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ RULESET = 4
 DOORSTEP = 5
 ARGUMENTS = 6
 FILTER = 7
+IMAGE = 8
 FIRST_DATA = 10
 
 PREPARING_SECONDS = 20.0
@@ -63,18 +66,20 @@ class FailedError(Exception):
 
 
 class Warden:
-    """The descriptors, in order: socket to the server, request, stdin, stdout, stderr, doorstep,
-    filter, then the request's `data` files, then one opened place per `binds` entry."""
+    """The descriptors, in order: socket to the server, request, the command's image, stdin, stdout,
+    stderr, doorstep, filter, then the request's `data` files, then one opened place per entry of
+    `binds`."""
 
     def __init__(self, descriptors: list[int]) -> None:
         self.server = socket.socket(fileno=descriptors[0])
         with os.fdopen(descriptors[1], "rb") as file:
             self.request: dict[str, Any] = json.load(file)
-        self.stdio = descriptors[2:5]
-        self.doorstep, self.filter = descriptors[5:7]
+        self.image = descriptors[2]
+        self.stdio = descriptors[3:6]
+        self.doorstep, self.filter = descriptors[6:8]
         data = self.request["data"]
-        self.data = descriptors[7 : 7 + data]
-        self.places = descriptors[7 + data :]
+        self.data = descriptors[8 : 8 + data]
+        self.places = descriptors[8 + data :]
         self.bwrap = 0
         self.command = 0
         self.bwrap_handle = -1
@@ -82,7 +87,12 @@ class Warden:
     def run(self) -> None:
         try:
             control = self._start()
-            listeners = self._hold(control)
+            helper = self._hold(control)
+            go = self.request["go"]
+            if go is None:
+                self._say({"waiting": self.command})
+                go = self._wait_for_go()
+            listeners = self._let_go(control, helper, go)
         except FailedError as failure:
             self._end()
             self._say({"failed": failure.what, "errno": failure.number})
@@ -114,6 +124,7 @@ class Warden:
             DOORSTEP: self.doorstep,
             ARGUMENTS: arguments,
             FILTER: self.filter,
+            IMAGE: self.image,
             **{FIRST_DATA + number: file for number, file in enumerate(self.data)},
         }
         read, write = os.pipe()
@@ -129,7 +140,7 @@ class Warden:
             if failure := failed.read():
                 what, _, number = failure.decode().partition(" ")
                 raise FailedError(what, int(number))
-        for descriptor in (*self.stdio, *self.data, self.doorstep, self.filter):
+        for descriptor in (*self.stdio, *self.data, self.doorstep, self.filter, self.image):
             os.close(descriptor)
         return ours
 
@@ -155,10 +166,7 @@ class Warden:
                 os.dup2(descriptor, number)
             bwrap = self.request["bwrap"]
             inner = ("--args", str(ARGUMENTS), "--", f"/proc/self/fd/{DOORSTEP}")
-            # Its environment becomes the command's: none of it stands on a command line.
-            os.execve(  # noqa: S606 - that is its task
-                bwrap, [bwrap, *inner, *self.request["command"]], self.request["environment"]
-            )
+            os.execve(bwrap, [bwrap, *inner], {})  # noqa: S606 - that is its task
         except (OSError, ValueError) as error:
             os.write(failed, f"{what} {getattr(error, 'errno', 0) or 0}".encode())
         finally:
@@ -196,18 +204,56 @@ class Warden:
 
     # At the doorstep
 
-    def _hold(self, control: socket.socket) -> list[int]:
-        """Everything between "all is mounted" and "go"."""
+    def _hold(self, control: socket.socket) -> socket.socket:
+        """Everything between "all is mounted" and "go"; the link to the child that is inside."""
         self.command = self._wait_until_ready(control)
         self.root = os.open(f"/proc/{self.command}/root", os.O_PATH | os.O_CLOEXEC)
         self._check_binds()
         for path, rights in self.request["rights"].items():
             self._allow(path, rights)
-        for number, (soft, hard) in self.request["rlimits"].items():
+        ours, theirs = socket.socketpair()
+        if os.fork() == 0:
+            # What it does not hold open, others see closed when this process is gone.
+            for link in (ours, control, self.server):
+                link.close()
+            inside.serve(self.command, self.request["masks"], theirs)
+        theirs.close()
+        self._expect_ok(ours.recv(64))
+        return ours
+
+    def _wait_for_go(self) -> dict[str, Any]:
+        poller = select.poll()
+        poller.register(self.bwrap_handle, select.POLLIN)
+        poller.register(self.server, select.POLLIN)
+        if any(descriptor == self.bwrap_handle for descriptor, _ in poller.poll()):
+            raise FailedError("setup")
+        message = b""
+        while not message.endswith(b"\n"):
+            part = self.server.recv(65_536)
+            if not part:
+                raise FailedError("cancelled")
+            message += part
+        if not message.startswith(b"{"):
+            raise FailedError("cancelled")
+        return json.loads(message)
+
+    def _let_go(
+        self, control: socket.socket, helper: socket.socket, go: dict[str, Any]
+    ) -> list[int]:
+        for number, (soft, hard) in go["rlimits"].items():
             resource.prlimit(self.command, int(number), (soft, hard))
-        listeners = self._furnish()
+        helper.send(json.dumps(go["network"]).encode())
+        message, listeners, _, _ = socket.recv_fds(helper, 64, 64)
+        self._expect_ok(message)
+        # Its end: from now on nobody of ours is inside.
+        helper.recv(1)
+        helper.close()
         control.send(b"g")
         return listeners
+
+    def _expect_ok(self, message: bytes) -> None:
+        if message != b"ok":
+            raise FailedError("namespaces", int(message or b"0"))
 
     def _wait_until_ready(self, control: socket.socket) -> int:
         poller = select.poll()
@@ -247,25 +293,6 @@ class Warden:
             return
         self.ruleset.allow(place, rights)
         os.close(place)
-
-    def _furnish(self) -> list[int]:
-        """What is done from inside, by a child that joins the namespaces and goes away."""
-        ours, theirs = socket.socketpair()
-        child = os.fork()
-        if child == 0:
-            try:
-                _inside(self.command, self.request, theirs)
-            except OSError as error:
-                theirs.send(str(error.errno).encode())
-            finally:
-                os._exit(0)
-        theirs.close()
-        message, descriptors, _, _ = socket.recv_fds(ours, 64, 64)
-        os.waitpid(child, 0)
-        ours.close()
-        if message != b"ok":
-            raise FailedError("namespaces", int(message or b"0"))
-        return descriptors
 
     # Running and ending
 
@@ -329,33 +356,6 @@ class Warden:
     def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         with contextlib.suppress(OSError):
             socket.send_fds(self.server, [json.dumps(message).encode() + b"\n"], descriptors or [])
-
-
-def _inside(pid: int, request: dict[str, Any], answer: socket.socket) -> None:
-    """Cover what is not to be seen, and listen where everything that goes out arrives."""
-    kernel.join(pid)
-    for path in request["masks"]:
-        kernel.cover(path)
-    network = request["network"]
-    made = _listeners(network["tcp"], network["ipv6"]) if network else []
-    socket.send_fds(answer, [b"ok"], [one.fileno() for one in made])
-
-
-def _listeners(ports: list[int], ipv6: bool) -> list[socket.socket]:
-    kernel.take_all_addresses()
-    made: list[socket.socket] = []
-    for port in ports:
-        listener = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET)
-        if ipv6:
-            # One socket for both families: IPv4 shows as ::ffff:a.b.c.d.
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("::" if ipv6 else "", port))
-        listener.listen(256)
-        made.append(listener)
-    names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    names.bind(("", 53))
-    return [*made, names]
 
 
 def _moved_up(descriptor: int) -> int:
