@@ -27,8 +27,9 @@ from hostwright_guard.sandbox.gate.gate import Gate
 from hostwright_guard.sandbox.gate.names import parse_target
 from hostwright_guard.sandbox.gate.rules import Allowance, Attempt, Rules
 from hostwright_guard.sandbox.machine import machine
+from hostwright_guard.sandbox.made import Stream
 from hostwright_guard.sandbox.places import open_places
-from hostwright_guard.sandbox.running import Command, Sandboxes, Stream
+from hostwright_guard.sandbox.running import Command, Sandboxes
 
 SECTION = "9 sandbox"
 OURS = "sandbox_exec"

@@ -33,9 +33,10 @@ from hostwright_guard.sandbox.capabilities import Limits, Wanted
 from hostwright_guard.sandbox.gate.gate import Gate
 from hostwright_guard.sandbox.gate.names import parse_target
 from hostwright_guard.sandbox.gate.rules import Allowance, Attempt, Rules
+from hostwright_guard.sandbox.made import Stream
 from hostwright_guard.sandbox.places import open_places
 from hostwright_guard.sandbox.preview.changes import read_changes
-from hostwright_guard.sandbox.running import Command, Overlay, Sandboxes, Stream
+from hostwright_guard.sandbox.running import Command, Overlay, Sandboxes
 
 PYTHON = "/usr/bin/python3"
 MARKER = "the-secret-of-the-world"

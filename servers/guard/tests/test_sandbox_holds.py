@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from hostwright_guard.sandbox.capabilities import Wanted
+from hostwright_guard.sandbox.made import Stream
 from hostwright_guard.sandbox.mounts import kernel_mounts
 from hostwright_guard.sandbox.places import Places, open_places
-from hostwright_guard.sandbox.running import Command, Overlay, Sandboxes, Stream
+from hostwright_guard.sandbox.running import Command, Overlay, Sandboxes
 from hostwright_guard.sandbox.warden import kernel
 from hostwright_kit.errors import HostError
 

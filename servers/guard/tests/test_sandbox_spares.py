@@ -13,8 +13,9 @@ import pytest
 
 from hostwright_guard.sandbox import image
 from hostwright_guard.sandbox.capabilities import Limits, Wanted
+from hostwright_guard.sandbox.made import Stream
 from hostwright_guard.sandbox.places import Places, open_places
-from hostwright_guard.sandbox.running import Command, Ending, Sandboxes, Stream
+from hostwright_guard.sandbox.running import Command, Ending, Sandboxes
 from hostwright_kit.errors import HostError
 
 EVERYTHING = """

@@ -20,8 +20,9 @@ from hostwright_guard.sandbox.gate.gate import Gate
 from hostwright_guard.sandbox.gate.names import HTTPS, parse_target
 from hostwright_guard.sandbox.gate.rules import Allowance, Attempt, Credential, Rules
 from hostwright_guard.sandbox.hiding import Hiding
+from hostwright_guard.sandbox.made import Stream
 from hostwright_guard.sandbox.places import Places
-from hostwright_guard.sandbox.running import Command, Ending, Overlay, Sandboxes, Stream
+from hostwright_guard.sandbox.running import Command, Ending, Overlay, Sandboxes
 from hostwright_guard.sandbox.settings import SandboxSettings
 from hostwright_guard.sandbox.token_store import TokenHolder, TokenStore, Use, uptime
 from hostwright_kit.errors import HostError

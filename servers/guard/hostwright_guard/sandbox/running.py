@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import os
 import shutil
@@ -18,7 +17,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from hostwright_guard.sandbox import doorstep, machine, places, seccomp
 from hostwright_guard.sandbox.capabilities import Wanted
 from hostwright_guard.sandbox.gate.gate import Gate
 from hostwright_guard.sandbox.image import make_image
-from hostwright_guard.sandbox.made import Made, Pipes, Spares, Stream, write_at_start
+from hostwright_guard.sandbox.living import Life, Receiver
+from hostwright_guard.sandbox.made import Made, Pipes, Spares, write_at_start
 from hostwright_guard.sandbox.nursery_client import Nursery, Start, memory_file
 from hostwright_guard.sandbox.places import Places
 from hostwright_guard.sandbox.plan import SCRATCH, SEARCH_PATH, make_plan, rlimits, variables
@@ -37,13 +37,10 @@ from hostwright_kit.errors import HostError
 
 PREFIX = "hostwright-sandbox-"
 GRACE_SECONDS = 1.0
-READ_BYTES = 256 * 1024
 # So many at once; more wait. Each may use half a gigabyte without anybody having been asked.
 MAX_AT_ONCE = 16
 # bwrap outside, the first process inside, and one while it starts.
 OWN_PROCESSES = 3
-
-Receiver = Callable[[bytes, Stream], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ class Sandboxes:
             else:
                 hosts = names if gate is not None else None
                 made = await self._make(wanted, opened, command, hosts, overlay, network, image)
-            life = _Life(receive, made)
+            life = Life(receive, made)
             return await self._live(life, gate, wanted.seconds, made.group, started)
         finally:
             if gate is not None:
@@ -247,7 +244,7 @@ class Sandboxes:
         task.add_done_callback(self._ending.discard)
 
     async def _live(
-        self, life: _Life, gate: Gate | None, seconds: float, group: Group, started: float
+        self, life: Life, gate: Gate | None, seconds: float, group: Group, started: float
     ) -> Ending:
         task = asyncio.create_task(life.run(gate))
         timed_out = cancelled = False
@@ -304,69 +301,6 @@ class Sandboxes:
         return group
 
 
-class _Life:
-    """The server's side of one warden."""
-
-    def __init__(self, receive: Receiver, made: Made) -> None:
-        self._receive = receive
-        self._pipes = made.pipes
-        self._said = b""
-        self.link = made.link
-
-    def end(self) -> None:
-        self.link.end()
-
-    async def run(self, gate: Gate | None) -> int | None:
-        pumps = [
-            asyncio.create_task(self._pump(stream, descriptor))
-            for stream, descriptor in self._pipes.ours.items()
-        ]
-        try:
-            first = await self.link.next()
-            if first and "started" in first:
-                if gate is not None:
-                    listeners = [socket.socket(fileno=f) for f in self.link.descriptors]
-                    self.link.descriptors.clear()
-                    await gate.open(listeners)
-                first = await self.link.next()
-            # The command has ended, and with it everyone who could hold a pipe open.
-            await asyncio.wait(pumps, timeout=10)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-        if first is None:
-            raise HostError(
-                "The process that watched over the sandbox was killed; the sandbox ended with it.",
-                fix="Look for a lack of memory (journal, dmesg) and try again.",
-                code="supervision_lost",
-            )
-        if "failed" in first:
-            raise _failure(first, self._said.decode("utf-8", "replace").strip())
-        return first["exited"]
-
-    async def _pump(self, stream: Stream, descriptor: int) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                data = os.read(descriptor, READ_BYTES)
-            except BlockingIOError:
-                ready = asyncio.Event()
-                loop.add_reader(descriptor, ready.set)
-                try:
-                    await ready.wait()
-                finally:
-                    loop.remove_reader(descriptor)
-                continue
-            if not data:
-                return
-            if stream == "stderr" and len(self._said) < 4_096:
-                self._said += data[:4_096]
-            await self._receive(data, stream)
-            # A receiver that only counts does not yield, and a flood would own the loop.
-            await asyncio.sleep(0)
-
-
 def _is_usual(command: Command, wanted: Wanted, opened: Places, overlay: Overlay | None) -> bool:
     """Whether a sandbox that was made for nobody in particular is the one that is asked for."""
     usual, asked = Wanted().limits, wanted.limits
@@ -404,30 +338,3 @@ def signal_name(code: int | None) -> str | None:
     with contextlib.suppress(ValueError):
         return signal.Signals(code - 128).name
     return None
-
-
-def _failure(message: Mapping[str, Any], said: str) -> HostError:
-    what, number = str(message["failed"]), int(message["errno"])
-    because = os.strerror(number) if number else ""
-    if what == "cancelled":
-        return HostError("It was cancelled before it had begun.", code="cancelled")
-    if what == "execute":
-        return HostError(
-            f"The program cannot be executed: {because}.",
-            fix="It, its interpreter and its libraries must be visible in the sandbox.",
-            code="cannot_execute",
-        )
-    if what == "overlay" and number == errno.ESTALE:
-        what = "exchanged The folder"
-    if what.startswith("exchanged "):
-        return HostError(
-            f"{what.removeprefix('exchanged ')} was exchanged while the sandbox was being made.",
-            fix="Look at who changes that folder; nothing was run.",
-            code="conflict",
-        )
-    text = said or because or what
-    return HostError(
-        f"The sandbox could not be made ({what}): {text[:500]}",
-        fix=machine.explain(text),
-        code="sandbox_unavailable",
-    )

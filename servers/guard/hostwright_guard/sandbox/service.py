@@ -25,14 +25,11 @@ from hostwright_guard.sandbox.capabilities import (
 from hostwright_guard.sandbox.gate.names import Target, parse_target
 from hostwright_guard.sandbox.holding import Holder, Prepared, Run
 from hostwright_guard.sandbox.machine import explain
+from hostwright_guard.sandbox.made import Stream
 from hostwright_guard.sandbox.places import Places
 from hostwright_guard.sandbox.plan import SCRATCH
 from hostwright_guard.sandbox.results import SandboxResult, outcome_of, shown
-from hostwright_guard.sandbox.running import (
-    Stream,
-    find_program,
-    signal_name,
-)
+from hostwright_guard.sandbox.running import find_program, signal_name
 from hostwright_guard.sandbox.token_store import TokenHolder, TokenStore, Use
 from hostwright_kit.capture import HeadTail
 from hostwright_kit.errors import HostError

@@ -22,7 +22,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from hostwright_guard.sandbox.gate import answers, names, requests
 from hostwright_guard.sandbox.gate.hello import BadHelloError, MoreNeeded, server_name
@@ -38,6 +38,7 @@ MAX_CONNECTIONS = 64
 MAX_DIALLED = 3
 MAX_RECORDED_REFUSALS = 200
 
+T = TypeVar("T")
 Record = Callable[[Attempt], Awaitable[None]]
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 
@@ -182,7 +183,7 @@ class Gate:
         carried: _Carried,
     ) -> None:
         """What is inside the TLS connection stays between its two ends."""
-        hello, name = await asyncio.wait_for(_read_hello(reader), HELLO_SECONDS)
+        hello, name = await _within(HELLO_SECONDS, _read_hello(reader))
         carried.target = f"{name[:253]}:{port}"
         host = self._rules.admit(name, port)
         upstream, up = await self._dial(host, port, carried)
@@ -201,7 +202,7 @@ class Gate:
         carried: _Carried,
     ) -> None:
         """One request per connection, so that every request is judged by its own Host."""
-        head = await asyncio.wait_for(requests.read_head(reader), HELLO_SECONDS)
+        head = await _within(HELLO_SECONDS, requests.read_head(reader))
         request = requests.parse(head)
         carried.target = f"{request.host[:253]}:{port}"
         host = self._rules.admit(request.host, port)
@@ -228,7 +229,8 @@ class Gate:
         failure: OSError | None = None
         for address in (await self._resolve(host, port))[:MAX_DIALLED]:
             try:
-                opened = await asyncio.wait_for(
+                opened = await _within(
+                    DIAL_SECONDS,
                     asyncio.open_connection(
                         address,
                         port,
@@ -236,7 +238,6 @@ class Gate:
                         ssl=(self._tls or ssl.create_default_context()) if secure else None,
                         server_hostname=host if secure else None,
                     ),
-                    DIAL_SECONDS,
                 )
             except OSError as error:  # TimeoutError is one
                 failure = error
@@ -308,7 +309,7 @@ class _Carried:
         hiding: Hiding | None = None,
     ) -> None:
         """Counted before it is written: what is over the budget is not sent."""
-        while data := await asyncio.wait_for(reader.read(CHUNK), IDLE_SECONDS):
+        while data := await _within(IDLE_SECONDS, reader.read(CHUNK)):
             await count(len(data))
             writer.write(hiding.feed(data) if hiding else data)
             await writer.drain()
@@ -373,6 +374,12 @@ async def _both(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _within(seconds: float, what: Awaitable[T]) -> T:
+    """As `asyncio.wait_for`, which makes a task of each wait."""
+    async with asyncio.timeout(seconds):
+        return await what
 
 
 async def _awaited(what: Awaitable[None]) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from hostwright_guard.sandbox import places
 from hostwright_guard.sandbox.holding import Holder, Run
+from hostwright_guard.sandbox.made import Stream
 from hostwright_guard.sandbox.preview import tree
 from hostwright_guard.sandbox.preview.apply import (
     Applying,
@@ -25,7 +26,7 @@ from hostwright_guard.sandbox.preview.apply import (
 from hostwright_guard.sandbox.preview.changes import Change, NotApplicableError, read_changes
 from hostwright_guard.sandbox.preview.store import Previews, Record, new_record, remove_layers
 from hostwright_guard.sandbox.results import NetworkAttempt, shown
-from hostwright_guard.sandbox.running import Overlay, Stream
+from hostwright_guard.sandbox.running import Overlay
 from hostwright_guard.sandbox.service import SandboxService, refuse_more_than_free
 from hostwright_kit.capture import HeadTail, StreamCapture
 from hostwright_kit.errors import HostError
