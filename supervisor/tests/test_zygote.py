@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,9 +19,12 @@ import pytest_asyncio
 
 from hostwright.keeper import inherited, processes
 from hostwright.keeper.child import Child
+from hostwright.keeper.inherited import MARK
 from hostwright.keeper.records import Records
 from hostwright.manifest import Fork
 from hostwright.zygote import early
+from hostwright.zygote.birth import Marker
+from hostwright.zygote.parent import Parent
 
 from .zygote_world import World, call, gone, memory_holds, until, world
 
@@ -407,3 +412,22 @@ async def test_nothing_outlives_a_killed_daemon(tmp_path: Path) -> None:
     finally:
         bystander.kill()
         bystander.wait()
+
+
+async def test_a_second_fork_that_fails_is_told() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(30)
+    parent = Parent(theirs.detach(), Marker(MARK))
+    failed, done = subprocess.Popen(["false"]), subprocess.Popen(["true"])
+    parent._between = {failed.pid: 7, done.pid: 8}
+    while parent._between:
+        parent._reap()
+        await asyncio.sleep(0.01)
+    assert json.loads(ours.recv(1_000)) == {"id": 7, "refused": "the second fork failed"}
+    # Reaped already, behind their backs.
+    failed.returncode, done.returncode = 1, 0
+    ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        ours.recv(1_000)
+    ours.close()
+    parent._control.close()
