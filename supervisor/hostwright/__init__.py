@@ -4,10 +4,8 @@ It knows no domain: servers are found by manifests and by the entry-point group
 `hostwright.servers`, never imported.
 """
 
-from typing import Any
 
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> str:
     """`__version__`, looked up when it is wanted: that takes longer than the rest of `connect`."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,6 @@ import socket
 import stat
 import sys
 import time
-from pathlib import Path
 
 CHUNK_BYTES = 65_536
 # -P: nothing is imported from the client's working folder.
@@ -69,22 +68,22 @@ def connect_main(arguments: list[str]) -> None:
         _copy(connection)
 
 
-def socket_path() -> Path:
+def socket_path() -> str:
     """Where the daemon listens for us."""
     # Late, because the kit's own rules for folders cost an import that the common case can spare.
     if folder := os.environ.get("HOSTWRIGHT_RUNTIME_DIR"):
-        return Path(folder, "connect.sock")
+        return f"{folder}/connect.sock"
     if os.getuid() == 0:
-        return Path("/run/hostwright/connect.sock")
+        return "/run/hostwright/connect.sock"
     from hostwright_kit.paths import resolve_paths
 
-    return resolve_paths().runtime_dir / "connect.sock"
+    return str(resolve_paths().runtime_dir / "connect.sock")
 
 
 def _connected() -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.connect(str(socket_path()))
+        connection.connect(socket_path())
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         return None
@@ -201,7 +200,8 @@ def _copy(connection: socket.socket) -> None:
             waiting.register(0, selectors.EVENT_READ)
         except PermissionError:
             # A plain file cannot be waited for, and need not be.
-            _send_all(connection, Path("/dev/stdin").read_bytes())
+            with open("/dev/stdin", "rb") as file:  # noqa: PTH123 - pathlib takes long to import
+                _send_all(connection, file.read())
             connection.shutdown(socket.SHUT_WR)
         while True:
             for key, _ in waiting.select():
