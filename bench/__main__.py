@@ -13,12 +13,13 @@ from pathlib import Path
 
 from bench import report
 from bench.measure_calls import calls, memories
-from bench.measure_faults import faults, soak
+from bench.measure_faults import faults
 from bench.measure_guard import guard_costs
 from bench.measure_ledger import ledger_costs
 from bench.measure_lists import lists
 from bench.measure_own import own_costs
 from bench.measure_sandbox import sandbox_costs
+from bench.measure_soak import soak
 from bench.measure_start import starts
 from bench.measure_suite import suites
 from bench.peers import install_mcp_proxy, mcp_proxy_versions
