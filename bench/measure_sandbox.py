@@ -15,13 +15,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.bounds import Bound
 from bench.certificates import certificate
 from bench.plan import Plan
 from bench.results import Kind, Row, missing_row, percentile
+from bench.sandbox_peers import SPEC, environment, install_sandbox_runtime
 from hostwright_guard.sandbox.capabilities import Wanted
 from hostwright_guard.sandbox.gate.gate import Gate
 from hostwright_guard.sandbox.gate.names import parse_target
@@ -92,6 +93,14 @@ async def _starts(plan: Plan, sandboxes: Sandboxes, say: Say) -> list[Row]:
             missing.append(missing_row(SECTION, START, name, "it does not start here"))
         else:
             ways.append((name, "peer", lambda argv=argv: _plain((*argv, "/bin/true"))))
+    say("sandbox-runtime")
+    program, problem = await install_sandbox_runtime()
+    if problem is None and await _fails((program, "/bin/true"), environment()):
+        problem = "it does not start here"
+    if problem is None:
+        ways.append((SPEC, "peer", lambda: _plain((program, "/bin/true"), environment())))
+    else:
+        missing.append(missing_row(SECTION, START, SPEC, problem))
     took: dict[str, list[float]] = {name: [] for name, _, _ in ways}
     await held()
     for number in range(plan.rounds * 20):
@@ -213,20 +222,20 @@ async def _run(
     return ending.exit_code, said["stdout"]
 
 
-async def _plain(argv: tuple[str, ...]) -> float:
+async def _plain(argv: tuple[str, ...], env: Mapping[str, str] | None = None) -> float:
     began = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, env=env,
     )  # fmt: skip
     await process.communicate()
     return (time.perf_counter() - began) * 1000
 
 
-async def _fails(argv: tuple[str, ...]) -> bool:
+async def _fails(argv: tuple[str, ...], env: Mapping[str, str] | None = None) -> bool:
     process = await asyncio.create_subprocess_exec(
         *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL, env=env,
     )  # fmt: skip
     return await process.wait() != 0
 
