@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from pydantic import SecretStr
-
-from hostwright_guard.sandbox.holding import Holder
-from hostwright_guard.sandbox.preview.service import PreviewService
-from hostwright_guard.sandbox.preview.store import Previews
-from hostwright_guard.sandbox.running import Sandboxes
-from hostwright_guard.sandbox.service import SandboxService
-from hostwright_guard.sandbox.token_store import TokenStore
-from hostwright_guard.settings import GuardSettings
+from hostwright_guard.sandbox.assembling import assemble
 from hostwright_guard.tools import approvals, audit, preview, sandbox, secrets
 from hostwright_kit.jobs import JobStore
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
 from hostwright_kit.server import HostServer
-from hostwright_kit.vault import open_vault
 
 VERSION = version("hostwright-guard")
 
@@ -48,31 +39,12 @@ def build(runtime: Runtime) -> HostServer:
 
 
 def _add_sandbox(app: HostServer, runtime: Runtime) -> None:
-    settings = runtime.table("guard", GuardSettings).sandbox
-    state = runtime.paths.state_dir
-    jobs = JobStore(state, "guard")
-    tokens = TokenStore(state)
-    sandboxes = Sandboxes(runtime.paths.runtime_dir)
-
-    def open_secret(name: str) -> SecretStr:
-        # Opened for one start: no key stays in this process.
-        vault = open_vault(state, runtime.ledger)
-        try:
-            return vault.open(name, runtime.server)
-        finally:
-            vault.close()
-
-    async def close() -> None:
-        await jobs.close()
-        await sandboxes.close()
-        tokens.close()
-
-    runtime.on_close(close)
-    holder = Holder(sandboxes, tokens, runtime.ledger, settings, open_secret)
-    service = SandboxService(tokens, jobs, holder, runtime.paths.protected)
-    sandbox.register(app, service, tokens, jobs)
-    previews = PreviewService(service, holder, Previews(state), settings.roots())
-    preview.register(app, previews)
+    jobs = JobStore(runtime.paths.state_dir, "guard")
+    parts = assemble(runtime, jobs)
+    # Registered last, closed first: jobs run in sandboxes.
+    runtime.on_close(jobs.close)
+    sandbox.register(app, parts.service, parts.tokens, jobs)
+    preview.register(app, parts.previews)
 
 
 def main() -> None:

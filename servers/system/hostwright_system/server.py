@@ -9,6 +9,7 @@ import os
 from importlib.metadata import version
 
 from hostwright_kit.jobs import JobStore
+from hostwright_kit.previewing import open_previewer
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
 from hostwright_kit.server import HostServer
@@ -40,7 +41,10 @@ def build(runtime: Runtime) -> HostServer:
     host.register(app, settings, suite=SuiteProcesses(runtime.paths.runtime_dir, parent))
     files.register(app, _file_space(runtime, settings))
     services.register(app, settings)
-    shell.register(app, jobs, CommandRunner(jobs))
+    tried = None
+    if settings.shell_preview:
+        tried = open_previewer(runtime, jobs, "[system] shell_preview")
+    shell.register(app, jobs, CommandRunner(jobs), tried)
     record.register(app, runtime)
     prompts.register(app)
     return app

@@ -25,6 +25,11 @@ class SystemSettings(Section):
         description="Glob patterns that are open although a rule closes them; the suite's own "
         "folders stay closed.",
     )
+    shell_preview: bool = Field(
+        default=False,
+        description="shell_exec runs over a copy-on-write view of its folder and shows what it "
+        "would change; sandbox_commit of the guard server applies that.",
+    )
     dbus_address: str | None = Field(
         default=None, description="Address of systemd's system bus, when it is not the usual one."
     )

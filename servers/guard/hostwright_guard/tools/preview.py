@@ -9,12 +9,12 @@ from pydantic import Field
 from hostwright_guard.sandbox.capabilities import Limits, Wanted
 from hostwright_guard.sandbox.holding import Run
 from hostwright_guard.sandbox.preview.service import (
-    CommitCall,
     CommitResult,
     PreviewResult,
     PreviewService,
 )
 from hostwright_guard.tools.sandbox import Argv, DomainList, PathList, TokenText, holder
+from hostwright_kit.previewing import CommitCall
 from hostwright_kit.progress import ticking
 from hostwright_kit.server import HostServer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,9 +10,11 @@ from pydantic import Field
 from hostwright_kit.guard import call_scope
 from hostwright_kit.job_output import OutputPage
 from hostwright_kit.jobs import JobRecord, JobStore
+from hostwright_kit.previewing import Command, DryRun, Previewer
 from hostwright_kit.progress import ticking
 from hostwright_kit.server import HostServer
 from hostwright_system.shell import CommandResult, CommandRunner, CommandSpec
+from hostwright_system.shell.resolve import resolve
 
 Argv = Annotated[
     list[Annotated[str, Field(max_length=131_072)]] | None,
@@ -45,9 +48,58 @@ JobId = Annotated[
 ]
 
 
-def register(app: HostServer, jobs: JobStore, runner: CommandRunner) -> None:
-    """Add the tools."""
+def register(
+    app: HostServer, jobs: JobStore, runner: CommandRunner, previewer: Previewer | None = None
+) -> None:
+    """Add the tools; with `previewer`, shell_exec shows what it would change."""
+    if previewer is None:
+        _register_exec(app, runner)
+    else:
+        _register_dry_exec(app, previewer)
+    _register_jobs(app, jobs, runner)
 
+
+def _register_dry_exec(app: HostServer, previewer: Previewer) -> None:
+    @app.write_tool(destructive=False, title="Run a command to see what it would change")
+    async def shell_exec(
+        argv: Argv = None,
+        command: Line = None,
+        shell: Annotated[
+            Literal["sh", "bash"], Field(description="Which shell runs `command`.")
+        ] = "sh",
+        cwd: Folder = None,
+        env: Environment = None,
+        stdin: Text = None,
+        stdin_base64: Bytes = None,
+        timeout_seconds: Annotated[
+            float, Field(gt=0, le=50, description="Then everything is ended.")
+        ] = 30.0,
+        head_bytes: Annotated[
+            int, Field(ge=0, le=262_144, description="Kept from the start of each stream.")
+        ] = 16_384,
+        tail_bytes: Annotated[
+            int, Field(ge=0, le=262_144, description="Kept from the end of each stream.")
+        ] = 16_384,
+    ) -> DryRun:
+        """Run a command over a copy-on-write view of its folder, as the owner has set it.
+
+        Give argv, or command for a shell line. It sees the system's programs and that folder, no
+        network and nothing else, and changes nothing: the result has its output and what it would
+        change. To apply exactly that, call sandbox_commit with the `commit` of the result. What
+        needs more than that goes by shell_start, which the owner is asked about.
+        """
+        spec = _spec(argv, command, shell, cwd, env, stdin, stdin_base64)
+        found = resolve(spec, os.environ)
+        # Of the environment only what the call gives: the sandbox has one of its own.
+        tried = Command(
+            *(found.argv, found.cwd, spec.env, found.stdin or b""),
+            *(timeout_seconds, head_bytes, tail_bytes),
+        )
+        async with ticking(timeout_seconds, "the command runs"):
+            return await previewer.preview(tried)
+
+
+def _register_exec(app: HostServer, runner: CommandRunner) -> None:
     @app.write_tool(destructive=True, open_world=True)
     async def shell_exec(
         argv: Argv = None,
@@ -83,6 +135,8 @@ def register(app: HostServer, jobs: JobStore, runner: CommandRunner) -> None:
                 spec, timeout_seconds=timeout_seconds, head_bytes=head_bytes, tail_bytes=tail_bytes
             )
 
+
+def _register_jobs(app: HostServer, jobs: JobStore, runner: CommandRunner) -> None:
     @app.write_tool(destructive=True, open_world=True)
     async def shell_start(
         argv: Argv = None,
@@ -163,7 +217,7 @@ def _spec(
     env: dict[str, str] | None,
     stdin: str | None,
     stdin_base64: str | None,
-    merge_stderr: bool,
+    merge_stderr: bool = False,
 ) -> CommandSpec:
     return CommandSpec(
         argv=tuple(argv) if argv is not None else None,

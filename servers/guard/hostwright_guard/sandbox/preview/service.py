@@ -30,16 +30,9 @@ from hostwright_guard.sandbox.running import Overlay
 from hostwright_guard.sandbox.service import SandboxService, refuse_more_than_free
 from hostwright_kit.capture import HeadTail, StreamCapture
 from hostwright_kit.errors import HostError
+from hostwright_kit.previewing import CommitCall
 
 MAX_NAMED = 200
-
-
-class CommitCall(BaseModel, frozen=True):
-    """Exactly the arguments that apply this preview."""
-
-    preview_id: str
-    digest: str
-    changes: list[str]
 
 
 class PreviewResult(BaseModel, frozen=True):
