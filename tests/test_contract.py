@@ -14,10 +14,13 @@ import mcp_types as mcp
 import pytest
 from jsonschema import Draft202012Validator
 
-from .daemon_harness import SUITE, Daemon, Installation
+from hostwright_kit.operator_pin import OperatorPin
+
+from .daemon_harness import SUITE, Daemon, Installation, wait_for
 
 ERROR_META = "dev.hostwright/error"
 SERVERS = (*SUITE, "hostwright")
+PIN = "4711-pin"
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,7 @@ def contract_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installa
     """An installation in which the file tools reach nothing but one folder."""
     home = Installation(tmp_path_factory.mktemp("contract"))
     (home.work / "file.txt").write_text("some text\n")
+    OperatorPin(home.state).set(PIN)
     try:
         yield home
     finally:
@@ -89,6 +93,7 @@ async def test_every_tool_answers_its_minimal_arguments_as_its_schema_says(
                 if not result.is_error:
                     succeeded.add(tool.name)
     finally:
+        lift(daemon)
         victim.kill()
         victim.wait()
     assert not faults, "\n".join(faults)
@@ -124,7 +129,7 @@ async def test_every_parameter_at_its_bounds_is_taken_or_refused_with_a_remedy(
     }
     faults: list[str] = []
     async with daemon.client(server=server) as client:
-        for tool in await client.list_tools():
+        for tool in in_order(await client.list_tools()):
             given = base.get(tool.name) or smallest(tool.input_schema)
             for name, schema in tool.input_schema.get("properties", {}).items():
                 if (tool.name, name) == ("process_signal", "pid"):
@@ -142,7 +147,16 @@ async def test_every_parameter_at_its_bounds_is_taken_or_refused_with_a_remedy(
                         faults.append(f"{where}: is refused though its schema allows it")
                     elif not allowed and code != "bad_arguments":
                         faults.append(f"{where}: is not refused ({code})")
+    lift(daemon)
     assert not faults, "\n".join(faults)
+
+
+def lift(daemon: Daemon) -> None:
+    """Let it go on, as the owner would, if a tool has stopped everything."""
+    if daemon.status()["panic"] is None:
+        return
+    assert daemon._control.post("/control/lift", json={"pin": PIN}).status_code == 200
+    wait_for(lambda: all(row["state"] == "ready" for row in daemon.status()["servers"]))
 
 
 def at_bounds(schema: dict[str, Any]) -> Iterator[tuple[Any, bool]]:
@@ -176,8 +190,8 @@ def at_bounds(schema: dict[str, Any]) -> Iterator[tuple[Any, bool]]:
 
 
 def in_order(tools: list[mcp.Tool]) -> list[mcp.Tool]:
-    """Write before move before delete: each leaves what the next one needs."""
-    last = {"file_move": 1, "file_delete": 2}
+    """Write before move before delete: each leaves what the next one needs. Last what stops all."""
+    last = {"file_move": 1, "file_delete": 2, "safety_panic": 3}
     return sorted(tools, key=lambda tool: last.get(tool.name, 0))
 
 

@@ -37,6 +37,7 @@ class Call(BaseModel, frozen=True):
     open_world: bool = False
     secret_names: frozenset[str] = frozenset()
     overwrites: tuple[str, ...] = ()
+    in_panic: bool = False
     folder: str = Field(default_factory=working_folder)
 
     @property
@@ -78,6 +79,7 @@ class Call(BaseModel, frozen=True):
             tool=self.tool,
             effect=self.effect,
             open_world=self.open_world,
+            safer=self.in_panic,
             arguments=self.arguments,
             folder=self.folder,
             digest_of=lambda: self.digest,

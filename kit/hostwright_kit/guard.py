@@ -23,6 +23,7 @@ from hostwright_kit.call import Call
 from hostwright_kit.config import KitConfig
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Entry, Ledger, Receipt
+from hostwright_kit.panic import PanicError, panicking, read_panic
 from hostwright_kit.policy import Effect, Judgement, judge
 from hostwright_kit.policy_file import PolicySource
 from hostwright_kit.policy_rates import Rates
@@ -128,6 +129,7 @@ class Guard:
         self.policy = policy
         self.rates = rates
         self.access = access
+        self._state_dir = ledger.path.parent
 
     async def run(
         self,
@@ -146,6 +148,8 @@ class Guard:
         this leg, before `act` begins. Raises `HostError` when the call is denied or waits, `Asked`
         when the client has to put the question.
         """
+        if not call.in_panic and panicking(self._state_dir):
+            self._refuse_in_panic(call)
         judgement = await self._judged(call)
         approval: Approval | None = None
         if judgement.verdict == "deny":
@@ -167,6 +171,16 @@ class Guard:
             return await self._act(call, judgement, approval, act, failed)
         finally:
             _current.reset(current)
+
+    def _refuse_in_panic(self, call: Call) -> None:
+        if (panic := read_panic(self._state_dir)) is None:
+            return  # it was lifted this moment
+        reason, arguments = f"the panic of {panic.by}", call.shown_arguments
+        # Not waited for: that it is stopped is told also where nothing can be recorded.
+        self.ledger.note(
+            _entry(call, "call.denied", "denied", arguments=arguments, denied_by=reason)
+        )
+        raise PanicError(panic)
 
     def judge(self, call: Call) -> Judgement:
         """What the policy says about this call. Blocking where rules ask the disk."""

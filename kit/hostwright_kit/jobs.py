@@ -35,6 +35,7 @@ from hostwright_kit.job_records import (
     utc_now,
 )
 from hostwright_kit.job_work import JobContext, JobOutcome, LiveJob, Work, outcome_of
+from hostwright_kit.panic import panicking
 
 __all__ = [
     "JobContext",
@@ -84,6 +85,7 @@ class JobStore:
         max_unfinished: int = 256,
     ) -> None:
         self._server = server
+        self._state_dir = state_dir
         self._retention = retention or Retention()
         self._max_output_bytes = max_output_bytes
         self._max_unfinished = max_unfinished
@@ -216,6 +218,18 @@ class JobStore:
             await self._blocking(self._records.request_cancel, job_id)
         return await self.wait(job_id, wait_seconds)
 
+    async def cancel_all(self, *, wait_seconds: float = 10.0) -> list[JobRecord]:
+        """Ask all work of this process to end, and wait for it, bounded; how each job is then."""
+        live = list(self._live.values())
+        for one in live:
+            one.request_cancel()
+        if live:
+            ends = [asyncio.ensure_future(one.ended.wait()) for one in live]
+            _, late = await asyncio.wait(ends, timeout=wait_seconds)
+            for waiting in late:
+                waiting.cancel()
+        return [one.snapshot() for one in live]
+
     async def close(self, timeout_seconds: float = 4.0) -> None:
         """Cancel what runs, wait for it within the bound, and say of the rest that it is lost."""
         if self._closed:
@@ -307,9 +321,12 @@ class JobStore:
             return await work(live.context)
 
     async def _watch(self) -> None:
-        """While jobs run: hear cancel requests of other processes, save progress."""
+        """While jobs run: hear cancel requests of other processes and a panic, save progress."""
         while self._live:
             await asyncio.sleep(WATCH_SECONDS)
+            if panicking(self._state_dir):
+                for live in tuple(self._live.values()):
+                    live.request_cancel()
             # A database that fails here fails again when a job ends, and is reported there.
             with contextlib.suppress(HostError):
                 for job_id in await self._blocking(self._records.cancel_requests):

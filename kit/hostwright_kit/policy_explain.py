@@ -64,6 +64,7 @@ def call_of(
         effect=traits.effect_of(arguments),
         open_world=traits.open_world,
         secret_names=traits.secret_names,
+        in_panic=traits.in_panic,
         folder=folder,
     )
 

@@ -38,6 +38,9 @@ class ToolTraits(BaseModel, frozen=True):
     contained_with: str | None = None
     """A parameter that makes it contained all the same: something that the owner has handed out
     before, and that the tool itself holds the call to."""
+    in_panic: bool = False
+    """It only makes things safer: no profile asks about it, and it works while everything else is
+    stopped (`panic.py`)."""
 
     def effect_of(self, arguments: Mapping[str, object]) -> Effect:
         """The effect of this very call."""

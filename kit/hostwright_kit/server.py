@@ -81,10 +81,10 @@ class HostServer(FastMCP[Any]):
         self.add_middleware(GuardMiddleware(self))
 
     def read_tool(
-        self, *, open_world: bool = False, title: str | None = None
+        self, *, open_world: bool = False, in_panic: bool = False, title: str | None = None
     ) -> Callable[[Callable[Params, Returned]], Callable[Params, Returned]]:
-        """Register a tool that changes nothing."""
-        traits = ToolTraits(effect=Effect.READ, open_world=open_world)
+        """Register a tool that changes nothing. `in_panic`: see `ToolTraits`."""
+        traits = ToolTraits(effect=Effect.READ, open_world=open_world, in_panic=in_panic)
         return self._register(traits, title=title, idempotent=True)
 
     def write_tool(
@@ -98,6 +98,7 @@ class HostServer(FastMCP[Any]):
         overwrites: tuple[str, ...] = (),
         grave_with: tuple[str, ...] = (),
         contained_with: str | None = None,
+        in_panic: bool = False,
         title: str | None = None,
     ) -> Callable[[Callable[Params, Returned]], Callable[Params, Returned]]:
         """Register a tool that changes something.
@@ -106,7 +107,7 @@ class HostServer(FastMCP[Any]):
         reaches beyond this machine or runs what may. `secret_names`: parameters never written
         down. `read_when`: the boolean parameter that makes a call a dry run. `overwrites`:
         parameters that hold paths; an approval binds what stands there. `grave_with`,
-        `contained_with`: see `ToolTraits`.
+        `contained_with`, `in_panic`: see `ToolTraits`.
         """
         traits = ToolTraits(
             effect=Effect.DESTRUCTIVE if destructive else Effect.CONTAINED,
@@ -116,6 +117,7 @@ class HostServer(FastMCP[Any]):
             overwrites=overwrites,
             grave_with=grave_with,
             contained_with=contained_with,
+            in_panic=in_panic,
         )
         return self._register(traits, title=title, idempotent=idempotent)
 
@@ -251,6 +253,7 @@ class GuardMiddleware(Middleware):
             open_world=traits.reaches_out(arguments),
             secret_names=traits.secret_names,
             overwrites=traits.overwrites,
+            in_panic=traits.in_panic,
         )
 
     async def _schema(self, name: str) -> _Schema:

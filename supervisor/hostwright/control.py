@@ -135,13 +135,13 @@ def control_routes(daemon: Controlled, ledger: Ledger) -> Sequence[BaseRoute]:
         return JSONResponse({"stopping": True})
 
     return [
-        Route("/control/status", _answering(status)),
-        Route("/control/servers/{name}/logs", _answering(logs)),
-        Route("/control/servers/{name}/{action}", _answering(act), methods=["POST"]),
-        Route("/control/reload", _answering(reload), methods=["POST"]),
-        Route("/control/tokens", _answering(tokens), methods=["POST"]),
-        Route("/control/reexec", _answering(reexec), methods=["POST"]),
-        Route("/control/shutdown", _answering(shutdown), methods=["POST"]),
+        Route("/control/status", answering(status)),
+        Route("/control/servers/{name}/logs", answering(logs)),
+        Route("/control/servers/{name}/{action}", answering(act), methods=["POST"]),
+        Route("/control/reload", answering(reload), methods=["POST"]),
+        Route("/control/tokens", answering(tokens), methods=["POST"]),
+        Route("/control/reexec", answering(reexec), methods=["POST"]),
+        Route("/control/shutdown", answering(shutdown), methods=["POST"]),
     ]
 
 
@@ -160,7 +160,7 @@ def _seconds(said: str) -> float:
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def _answering(handler: Handler) -> Handler:
+def answering(handler: Handler) -> Handler:
     """The handler, with `HostError` as an answer."""
 
     async def handled(request: Request) -> Response:

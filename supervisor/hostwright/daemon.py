@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from hostwright import __version__
 from hostwright.control import control_routes, probe_routes
+from hostwright.control_safety import safety_routes
 from hostwright.events import sse
 from hostwright.events.bus import Events
 from hostwright.gateway import metrics
@@ -26,6 +27,7 @@ from hostwright.keeper.reload import Reloaded
 from hostwright.keeper.status import ServerEvent
 from hostwright.listeners import HandedListeners, tcp_listener, unix_listeners
 from hostwright.manifest import own_manifest
+from hostwright.panicking import Panicking
 from hostwright.policing import Policing
 from hostwright.reloading import Reloader, ReloadResult
 from hostwright.rotation import Rotation
@@ -110,6 +112,8 @@ class Daemon:
             locks=estate.locks if estate is not None else None,
         )
         self.servers.keeper = self.keeper
+        self.panicking = self.servers.panic = Panicking(runtime.paths.state_dir, runtime.ledger)
+        self.panicking.serve(self.keeper)
         self.reloader.serve(self.keeper, self._reloaded)
         self._gateway: Gateway | None = None
         self._pin = OperatorPin(runtime.paths.state_dir)
@@ -181,6 +185,7 @@ class Daemon:
                 *untold,
             ],
             servers=self.keeper.status(),
+            panic=self.panicking.now,
         )
 
     async def run(self) -> None:
@@ -192,7 +197,10 @@ class Daemon:
         settings, paths, before = self.settings, self.runtime.paths, self._inherited
         sockets = before.listeners if before is not None else None
         probes = probe_routes(self.keeper, self._metrics)
-        control = control_routes(self, self.runtime.ledger)
+        control = (
+            *control_routes(self, self.runtime.ledger),
+            *safety_routes(self.panicking, self._pin),
+        )
         events = sse.routes(self.events, self._policing.sees)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._tokens.close)
@@ -229,6 +237,7 @@ class Daemon:
                 gateway.serving(fronts, local.connect, paths.runtime_dir, clients)
             )
             await stack.enter_async_context(self.reloader.watching())
+            await stack.enter_async_context(self.panicking.watching())
             self.ready.set()
             await self._stop.wait()
             self.events.close()
@@ -267,6 +276,7 @@ class Daemon:
                 servers=self.keeper.status(),
                 pending_approvals=len(pending),
                 ledger_ok=self.runtime.ledger.health() is None,
+                panic=self.panicking.now is not None,
             )
         )
 

@@ -43,8 +43,10 @@ from hostwright.keeper.server import Remote, Target
 from hostwright.keeper.status import Activity, Extras, Health
 from hostwright.manifest import Manifest
 from hostwright.manifest_rules import Canary
+from hostwright.panicking import SAFETY_SERVER, Panicking
 from hostwright.telemetry import Tracer
 from hostwright_kit.errors import HostError
+from hostwright_kit.panic import PanicError
 from hostwright_kit.vouching import LINK_FD_VARIABLE
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ class Servers:
         """Set once the keeper exists; it is made with our `probe` and `prepare`."""
         self.watches: Watches | None = None
         """Set once there is somebody to tell."""
+        self.panic: Panicking | None = None
+        """What may stop everything."""
 
     def adopt(self, manifests: Sequence[Manifest]) -> None:
         """These are the servers from now on."""
@@ -150,6 +154,8 @@ class Servers:
 
         `client`: for whom, where each client has a session of its own; None: for nobody.
         """
+        if self.panic is not None and (panic := self.panic.now) and server != SAFETY_SERVER:
+            raise PanicError(panic)
         if client is not None and self.sessions.serves(server):
             peer = client if isinstance(client, Peer) else client.peer
             link = await self.sessions.link(server, peer)

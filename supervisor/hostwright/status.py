@@ -8,8 +8,11 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from hostwright.keeper.status import ServerStatus
+from hostwright_kit.control_socket import GATEWAY_SOCKET
+from hostwright_kit.panic import Panic
 
-GATEWAY_SOCKET = "gateway.sock"
+__all__ = ["GATEWAY_SOCKET"]
+
 CONNECT_SOCKET = "connect.sock"
 ESTATE_VARIABLE = "HOSTWRIGHT_ESTATE"
 """Where a daemon's successor finds what it is left; see `succession.py`."""
@@ -31,6 +34,7 @@ class DaemonStatus(BaseModel, frozen=True):
     pending_approvals: int
     ledger_problem: str | None
     problems: list[str] = Field(description="What is wrong with manifests.")
+    panic: Panic | None = Field(default=None, description="Who stopped everything, if it is.")
     servers: list[ServerStatus]
 
 

@@ -40,6 +40,7 @@ def call_in_advance(
         open_world=traits.reaches_out(arguments),
         secret_names=traits.secret_names,
         overwrites=traits.overwrites,
+        in_panic=traits.in_panic,
         folder=served.folder,
     )
 

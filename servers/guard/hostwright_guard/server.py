@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from hostwright_guard.sandbox.assembling import assemble
-from hostwright_guard.tools import approvals, audit, preview, sandbox, secrets
+from hostwright_guard.tools import approvals, audit, preview, safety, sandbox, secrets
 from hostwright_kit.jobs import JobStore
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
@@ -23,7 +23,8 @@ anything: the owner does, with `hostwright approve ID` or in the client's own pr
 is there, make exactly the call that it was asked for; it runs once. Secrets have names here, and no
 values: secret_set has the owner type one. sandbox_exec runs a command that sees what the call
 declares and nothing else; sandbox_preview shows first what it would change. audit_verify and
-audit_prove are about the ledger in which all of that is on record."""
+audit_prove are about the ledger in which all of that is on record. When something goes badly wrong,
+safety_panic stops everything at once; only the owner lifts that."""
 
 
 def build(runtime: Runtime) -> HostServer:
@@ -34,12 +35,13 @@ def build(runtime: Runtime) -> HostServer:
     approvals.register(app, runtime)
     secrets.register(app, runtime)
     audit.register(app, runtime)
-    _add_sandbox(app, runtime)
+    jobs = JobStore(runtime.paths.state_dir, "guard")
+    safety.register(app, runtime, jobs)
+    _add_sandbox(app, runtime, jobs)
     return app
 
 
-def _add_sandbox(app: HostServer, runtime: Runtime) -> None:
-    jobs = JobStore(runtime.paths.state_dir, "guard")
+def _add_sandbox(app: HostServer, runtime: Runtime, jobs: JobStore) -> None:
     parts = assemble(runtime, jobs)
     # Registered last, closed first: jobs run in sandboxes.
     runtime.on_close(jobs.close)

@@ -36,13 +36,13 @@ class Control:
         """Ask."""
         return self._send("GET", path)
 
-    def post(self, path: str) -> dict[str, Any]:
+    def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Act."""
-        return self._send("POST", path)
+        return self._send("POST", path, body)
 
-    def _send(self, method: str, path: str) -> dict[str, Any]:
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
-            answer = self._http.request(method, path)
+            answer = self._http.request(method, path, json=body)
         except httpx2.ConnectError as error:
             raise NoDaemonError from error
         except httpx2.HTTPError as error:

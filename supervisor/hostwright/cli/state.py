@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from hostwright.cli.output import cell, duration, make_table, size
+from hostwright.cli.output import cell, duration, make_table, size, visible
 from hostwright.keeper.status import ServerStatus
 from hostwright.status import DaemonStatus
 
@@ -35,10 +35,19 @@ def render(state: DaemonStatus) -> RenderableType:
             size(server.memory_bytes),
             duration(server.uptime_seconds),
         )
-    parts: list[RenderableType] = [table, *(_trouble(state))]
+    parts: list[RenderableType] = [*_stopped(state), table, *(_trouble(state))]
     token = "with a bearer token (hostwright token NAME)" if state.require_token else "no token"
     parts.append(Text(f"\ngateway {state.url}  {token}   policy {state.profile}", style="dim"))
     return Group(*parts)
+
+
+def _stopped(state: DaemonStatus) -> list[Text]:
+    if state.panic is None:
+        return []
+    words = (
+        f"STOPPED  {state.panic.sentence()}\nNothing is done until you lift it: hostwright lift\n"
+    )
+    return [Text(visible(words, lines=True), style="bold red")]
 
 
 def _sessions(server: ServerStatus) -> str:

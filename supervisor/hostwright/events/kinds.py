@@ -167,6 +167,25 @@ class LedgerCheckpoint(Event):
     root: str | None = None
 
 
+class SafetyPanic(Event):
+    """Somebody stopped everything; nothing is done until the owner lifts it."""
+
+    panic: str | None = Field(
+        default=None, description="Its id; left out: the record was put back."
+    )
+    caller: str = Field(description="Who stopped it.")
+    via: str | None = Field(default=None, description="tool or terminal")
+    reason: str = ""
+
+
+class SafetyLifted(Event):
+    """The owner lifted the stop; what ran before is started again."""
+
+    panic: str = Field(description="Its id.")
+    caller: str
+    by: str = Field(description="Who had stopped everything.")
+
+
 class EventsGap(Event):
     """Between the event before and the one after this, some are missing for good."""
 
@@ -201,6 +220,8 @@ DURABLE: Mapping[str, type[Event]] = {
     "approval.granted": ApprovalGranted,
     "approval.denied": ApprovalDenied,
     "ledger.checkpoint": LedgerCheckpoint,
+    "safety.panic": SafetyPanic,
+    "safety.lifted": SafetyLifted,
 }
 KINDS: Mapping[str, type[Event]] = {**DURABLE, **EPHEMERAL, GAP: EventsGap}
 

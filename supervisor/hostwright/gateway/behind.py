@@ -58,6 +58,21 @@ class Events(Protocol):
         ...
 
 
+class Stops(Protocol):
+    """What may stop everything."""
+
+    @property
+    def now(self) -> object | None:
+        """What stops it now; None: nothing."""
+        ...
+
+    def refusal(
+        self, *, caller: str, server: str | None = None, tool: str | None = None
+    ) -> HostError | None:
+        """Why this is not done, if it is not; on record."""
+        ...
+
+
 class Behind(Protocol):
     """The servers behind the gateway."""
 
@@ -66,6 +81,11 @@ class Behind(Protocol):
     events: Events | None
     tracer: Tracer | None
     held: HeldCalls
+
+    @property
+    def panic(self) -> Stops | None:
+        """What may stop everything."""
+        ...
 
     def names(self) -> Sequence[str]:
         """The servers that are offered."""

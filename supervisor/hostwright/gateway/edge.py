@@ -14,7 +14,7 @@ from msgspec import Raw
 from hostwright.gateway import codec, metrics, results
 from hostwright.gateway.asker import MODERN, VERSION_META, Origin
 from hostwright.gateway.behind import Behind
-from hostwright.gateway.calls import Call
+from hostwright.gateway.calls import SERVER_UNAVAILABLE, Call
 from hostwright.gateway.catalog import Kind, Owned
 from hostwright.gateway.codec import ABSENT, INVALID_PARAMS, Message, RpcError
 from hostwright.gateway.envelope import meta_of, open_envelope, params_of, progress_token
@@ -281,7 +281,10 @@ class Edge:
     def _to_owner(
         self, request: Request, kind: Kind, name: str, unknown: Callable[[], None]
     ) -> None:
-        if (owned := self._behind.seen(request).owner(kind, name)) is not None:
+        owned = self._behind.seen(request).owner(kind, name)
+        if self._refused(request, owned):
+            return
+        if owned is not None:
             self._pass_on(request, owned, name)
             return
 
@@ -293,6 +296,22 @@ class Edge:
 
         self._once_met(request, FIND_SECONDS, again)
 
+    def _refused(self, request: Request, owned: Owned | None = None) -> bool:
+        """Whether everything is stopped; then the request has its answer."""
+        panic = self._behind.panic
+        if panic is None or panic.now is None:
+            return False
+        server, name = (owned.server, owned.name) if owned is not None else (None, None)
+        error = panic.refusal(caller=request.asker.name, server=server, tool=name)
+        if error is None:
+            return False
+        if request.method == "tools/call":
+            request.succeed(tool_error(error, modern=request.modern))
+        else:
+            data = codec.encode(results.detail(error))
+            request.fail(RpcError(SERVER_UNAVAILABLE, str(error), data))
+        return True
+
     def _pass_on(self, request: Request, owned: Owned, called: str) -> None:
         params = request.params
         if owned.name != called or request.view.mode == "search":
@@ -301,10 +320,12 @@ class Edge:
 
     def _read(self, request: Request) -> None:
         uri = _wanted(request, "uri")
-        self._once_met(request, FIND_SECONDS, lambda: self.resources.read(request, uri))
+        if not self._refused(request):
+            self._once_met(request, FIND_SECONDS, lambda: self.resources.read(request, uri))
 
     def _complete(self, request: Request) -> None:
-        self.resources.complete(request)
+        if not self._refused(request):
+            self.resources.complete(request)
 
     # -- what is kept here -----------------------------------------------------------------------
 
@@ -352,6 +373,8 @@ class Edge:
 
     def _subscribe(self, request: Request) -> None:
         uri = _wanted(request, "uri")
+        if self._refused(request):
+            return
 
         def subscribe() -> None:
             self._run(request, self.resources.subscribe(request, uri))

@@ -117,6 +117,7 @@ class Snapshot(BaseModel, frozen=True):
     servers: Sequence[ServerStatus]
     pending_approvals: int | None = Field(default=None, description="None: not looked at.")
     ledger_ok: bool | None = Field(default=None, description="None: not looked at.")
+    panic: bool = False
 
 
 def render(snapshot: Snapshot) -> bytes:
@@ -150,6 +151,11 @@ class Present(Collector):
         if self._snapshot.ledger_ok is not None:
             ledger.add_metric([], float(self._snapshot.ledger_ok))
         yield ledger
+        panic = GaugeMetricFamily(
+            "hostwright_panic", "1 while everything is stopped, until the owner lifts it."
+        )
+        panic.add_metric([], float(self._snapshot.panic))
+        yield panic
 
 
 def _of_servers(servers: Sequence[ServerStatus]) -> Iterable[Metric]:

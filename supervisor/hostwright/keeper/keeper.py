@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +26,8 @@ from hostwright.keeper.around import AskCanary, Prepare, Probe, Secrets, Surroun
 from hostwright.keeper.child import Child
 from hostwright.keeper.groups import Groups
 from hostwright.keeper.logs import ServerLog
-from hostwright.keeper.machine import AT_REST, State
-from hostwright.keeper.needs import Block
+from hostwright.keeper.machine import AT_REST, WITH_PROCESS, State
+from hostwright.keeper.needs import Block, Level
 from hostwright.keeper.pidfile import DaemonLock
 from hostwright.keeper.processes import Family, ProcessId
 from hostwright.keeper.records import Records, Survivors
@@ -132,6 +132,9 @@ class Keeper:
         self._handed_over = False
         self._servers: dict[str, Server] = {}
         self._sessions = SessionProcesses()
+        self._halted: str | None = None
+        """Why nothing may run now, but for those that are spared."""
+        self._spared: set[str] = set()
         self._looking: asyncio.Task[None] | None = None
         self._look_now = asyncio.Event()
         self._strays: dict[ProcessId, float] = {}
@@ -292,6 +295,40 @@ class Keeper:
         """End it, then start it; closes the breaker. Whoever requires it stays."""
         return await self._server(name).act("restart")
 
+    def halt_from_start(self, reason: str, *, spared: Collection[str] = ()) -> None:
+        """Nothing may be started, but for these; whoever wants to waits until `resume`."""
+        self._halted, self._spared = reason, set(spared)
+
+    async def halt(self, reason: str, *, spared: Collection[str] = ()) -> dict[str, bool]:
+        """End everything but these, all at once, and keep it so until `resume`.
+
+        Returns, when nothing runs any more, which servers ran, and whether all of each is gone.
+        """
+        self.halt_from_start(reason, spared=spared)
+        ran = [
+            server
+            for name, server in self._servers.items()
+            if name not in spared and server.state in (*WITH_PROCESS, State.BACKING_OFF)
+        ]
+        await asyncio.gather(*(server.halt(reason) for server in ran), self._sessions.close())
+        return {
+            server.manifest.name: not (server.last_stop and server.last_stop.left) for server in ran
+        }
+
+    def spare(self, name: str) -> None:
+        """This one may run all the same."""
+        self._spared.add(name)
+        self._changed()
+
+    def resume(self) -> None:
+        """What was ended by `halt` is started again; what rested for other reasons goes on to."""
+        self._halted = None
+        self._changed()
+
+    def busy(self, name: str) -> bool:
+        """Whether a call of it runs."""
+        return self._activity(name).in_flight > 0
+
     async def reload(self, manifests: Sequence[Manifest]) -> Reloaded:
         """Make these the manifests, touching only the servers that differ in what they need."""
         async with self._reloading:
@@ -353,6 +390,8 @@ class Keeper:
         return [n for n, one in self._servers.items() if name in one.manifest.requires]
 
     def _blocked(self, manifest: Manifest) -> Block | None:
+        if self._halted is not None and manifest.name not in self._spared:
+            return Block(Level.DOWN, self._halted)
         if not manifest.requires and not manifest.after:
             return None
         states = {
@@ -370,8 +409,7 @@ class Keeper:
         self._reconsidering = None
         self._sessions.look()
         for server in list(self._servers.values()):
-            if server.manifest.requires or server.manifest.after:
-                server.reconsider(self._blocked(server.manifest))
+            server.reconsider(self._blocked(server.manifest))
         states = {server.state for server in self._servers.values()}
         asleep = State.HIBERNATED in states and states <= AT_REST
         if asleep and not self._asleep:

@@ -140,6 +140,11 @@ class Server:
             self._feed(Input.HOLD, reason)
             await self._until(lambda: self.state is not State.HOLDING)
 
+    async def halt(self, reason: str) -> None:
+        """End it in whatever state it is; the keeper lets it start no more."""
+        await self.hold(reason)
+        await self._until(lambda: self.state not in WITH_PROCESS)
+
     def reconsider(self, block: Block | None) -> None:
         """Other servers are in other states; what follows for this one."""
         before, self._block = self._block, block

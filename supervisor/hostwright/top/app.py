@@ -114,7 +114,7 @@ class Top(App[None]):
                         self.model.lost(why)
                     case Happened():
                         self.model.happened(message)
-                        if message.kind.startswith("server."):
+                        if message.kind.startswith(("server.", "safety.")):
                             self._look()
                         elif message.kind.startswith("approval."):
                             self._look_at_pending()
@@ -172,6 +172,9 @@ class Top(App[None]):
             return Text(f"hostwright  ✗ the daemon is away ({why}); trying again", style="bold")
         if daemon is None:
             return Text("hostwright  …")
+        if daemon.panic is not None:
+            words = f"hostwright  ✗ STOPPED (hostwright lift)  {daemon.panic.sentence()}"
+            return cell(words, style="bold red")
         up = duration(daemon.uptime_seconds)
         words = f"hostwright  pid {daemon.pid}  up {up}  policy {daemon.profile}  {daemon.url}"
         return cell(words, style="bold")
