@@ -1,0 +1,1 @@
+"""A graph of code: definitions, resolved calls and what may break, held beside the code it tells of."""

@@ -1,0 +1,1 @@
+"""Which definition a call means: types followed through a project's facts, as far as they go."""

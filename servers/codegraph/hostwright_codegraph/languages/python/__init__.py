@@ -1,0 +1,1 @@
+"""Python: everything is resolved, as far as imports, annotations and assignments say."""
