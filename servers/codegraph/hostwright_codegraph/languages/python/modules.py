@@ -29,6 +29,10 @@ class Modules:
                 parts = name.split(".")
                 self._folders.update(".".join(parts[:count]) for count in range(1, len(parts)))
 
+    def table(self) -> dict[str, list[str]]:
+        """Every name with its files; of a name that is only the beginning of others, none."""
+        return {**{name: [] for name in self._folders}, **self._named}
+
     def name(self, path: str) -> str:
         """The name by which a file is imported."""
         parts, root = self._parts(path)
