@@ -1,1 +1,1 @@
-"""A graph of code: definitions, resolved calls and what may break, held beside the code it tells of."""
+"""A graph of code: definitions, the calls between them, and what a change may break."""

@@ -17,7 +17,9 @@ class FlowBase(Memo):
         self.given: dict[tuple[str, str, str], Values] = {}
         """What calls pass to a parameter (file, function, parameter)."""
 
-    def evaluate(self, what: Expression, scope: Scope, fuel: int, me: Scope | None = None) -> Values:
+    def evaluate(
+        self, what: Expression, scope: Scope, fuel: int, me: Scope | None = None
+    ) -> Values:
         """What an expression in a scope may be; `me`: the class of the instance at hand."""
         raise NotImplementedError
 
@@ -67,9 +69,10 @@ class FlowBase(Memo):
 def decorator_names(scope: Scope) -> list[str]:
     """The last names of a definition's decorators."""
     names: list[str] = []
-    for one in scope.decorators:
-        while one is not None and one[0] == "c":
-            one = one[1]
-        if one is not None and one[0] in ("n", "a"):
-            names.append(one[-1])
+    for decorator in scope.decorators:
+        what = decorator
+        while what is not None and what[0] == "c":
+            what = what[1]
+        if what is not None and what[0] in ("n", "a"):
+            names.append(what[-1])
     return names

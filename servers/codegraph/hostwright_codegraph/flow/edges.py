@@ -127,9 +127,7 @@ class Edges:
 
     def _reference(self, scope: Scope, what: Expression, line: int, found: FileEdges) -> None:
         """A function or class that is passed on may be called from there."""
-        targets = [
-            one[1] for one in self.flow.evaluate(what, scope, FUEL) if one[0] in ("C", "F")
-        ]
+        targets = [one[1] for one in self.flow.evaluate(what, scope, FUEL) if one[0] in ("C", "F")]
         if len(targets) <= MOST_TARGETS:
             for target in targets:
                 self._add(found, scope, Edge.REFERENCES, target, line, Rule.SCOPE)
@@ -157,7 +155,7 @@ class Edges:
 
     def _overrides(self, scope: Scope, found: FileEdges) -> None:
         owner = class_of(scope)
-        if owner is None or scope.name.startswith("__") and scope.name.endswith("__"):
+        if owner is None or (scope.name.startswith("__") and scope.name.endswith("__")):
             return
         for above in self.flow.lineage(owner, FUEL)[0][1:]:
             self.flow.touch(above.file, above.qual, scope.name)

@@ -29,16 +29,18 @@ MOST_RETURNS = 8
 class Flow(Names, Classes, Annotations):
     """The resolver: ask it what an expression of a scope may be."""
 
-    def evaluate(self, what: Expression, scope: Scope, fuel: int, me: Scope | None = None) -> Values:
+    def evaluate(
+        self, what: Expression, scope: Scope, fuel: int, me: Scope | None = None
+    ) -> Values:
         if what is None:
             return NOTHING
         reader = _READERS.get(what[0])
         return reader(self, what, scope, fuel, me) if reader else NOTHING
 
-    def _all(self, what: tuple[Expression, ...], scope: Scope, fuel: int, me: Scope | None) -> Values:
-        return distinct(
-            value for one in what for value in self.evaluate(one, scope, fuel, me)
-        )
+    def _all(
+        self, what: tuple[Expression, ...], scope: Scope, fuel: int, me: Scope | None
+    ) -> Values:
+        return distinct(value for one in what for value in self.evaluate(one, scope, fuel, me))
 
     def name(self, what: Expression, scope: Scope, fuel: int, me: Scope | None) -> Values:
         return self.named(scope, what[1], fuel, me)
@@ -110,11 +112,17 @@ class Flow(Names, Classes, Annotations):
     def item(self, what: Expression, scope: Scope, fuel: int, me: Scope | None) -> Values:
         """`a, b = …`: exact for a tuple that is written out, else only what is outside."""
         of, index = what[1], what[2]
-        if of and of[0] == "l" and of[1] == "tuple" and of[2] and isinstance(of[2][0], tuple | None):
+        if (
+            of
+            and of[0] == "l"
+            and of[1] == "tuple"
+            and of[2]
+            and isinstance(of[2][0], tuple | None)
+        ):
             return self.evaluate(of[2][index], scope, fuel, me) if index < len(of[2]) else NOTHING
-        return tuple(
-            OUTSIDE for one in self.evaluate(of, scope, fuel, me) if one[0] in ("X", "B")
-        )[:1]
+        return tuple(OUTSIDE for one in self.evaluate(of, scope, fuel, me) if one[0] in ("X", "B"))[
+            :1
+        ]
 
     def entered(self, what: Expression, scope: Scope, fuel: int, me: Scope | None) -> Values:
         found: list[Value] = []
@@ -122,9 +130,8 @@ class Flow(Names, Classes, Annotations):
             if one[0] == "G":
                 found += one[2]
             elif one[0] == "I":
-                found += (
-                    self._method_gives(one[1], "__enter__", fuel)
-                    or self._method_gives(one[1], "__aenter__", fuel)
+                found += self._method_gives(one[1], "__enter__", fuel) or self._method_gives(
+                    one[1], "__aenter__", fuel
                 )
             else:
                 found.append(one)

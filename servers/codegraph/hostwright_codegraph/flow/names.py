@@ -12,6 +12,7 @@ from hostwright_codegraph.flow.values import (
     NOTHING,
     OUTSIDE,
     SELF,
+    Value,
     Values,
     distinct,
 )
@@ -58,11 +59,11 @@ class Names(FlowBase):
         return self.recall(("bound", scope, name, me), fuel, self._bound, scope, name, me)
 
     def _bound(self, scope: Scope, name: str, me: Scope | None, fuel: int) -> Values:
-        found: list[object] = []
+        found: list[Value] = []
         for one in self._last(scope, scope.binds[name]):
             if one is not None:
                 found += self.evaluate(one, scope, fuel, me)
-        return distinct(found)  # pyright: ignore[reportArgumentType]
+        return distinct(found)
 
     def _last(self, scope: Scope, bindings: list[Expression]) -> list[Expression]:
         """The last few bindings, of overloads only what is behind them."""
@@ -207,8 +208,10 @@ class Names(FlowBase):
             folder = dirname(folder)
         for place in places:
             for one in self.bound(place, name, fuel):
-                if one[0] == "F" and one[1] is not function and (
-                    "fixture" in decorator_names(one[1])
+                if (
+                    one[0] == "F"
+                    and one[1] is not function
+                    and ("fixture" in decorator_names(one[1]))
                 ):
                     values = self.returned(one[1], None, fuel)
                     inner = [v for value in values for v in _produced(value, one[1])]
@@ -216,8 +219,8 @@ class Names(FlowBase):
         return None
 
 
-def _produced(value: tuple[object, ...], fixture: Scope) -> tuple[object, ...]:
+def _produced(value: Value, fixture: Scope) -> Values:
     """A fixture that yields gives what it yields."""
     if value[0] == "G" and fixture.yields:
-        return value[2]  # pyright: ignore[reportReturnType]
+        return value[2]
     return (value,)

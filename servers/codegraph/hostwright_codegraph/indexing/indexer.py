@@ -52,6 +52,9 @@ class Held(NamedTuple):
     mtime_ns: int
     hash: bytes | None
     problem: str | None
+    module: str
+    lines: int
+    flags: int
 
 
 class Outcome(NamedTuple):
@@ -72,7 +75,7 @@ class Indexer:
         root: Path,
         db: sqlite3.Connection,
         facts: sqlite3.Connection,
-        say: Say = lambda *_: None,
+        say: Say,
     ) -> None:
         self.root = root
         self.db = db
@@ -118,7 +121,7 @@ class Indexer:
             self.db.executemany("INSERT OR REPLACE INTO meta VALUES(?,?)", values.items())
 
     def _held(self) -> dict[str, Held]:
-        rows = self.db.execute("SELECT path, id, size, mtime_ns, hash, problem FROM file")
+        rows = self.db.execute("SELECT path, id, size, mtime_ns, hash, problem, module, lines, flags FROM file")
         held = {row[0]: Held(*row[1:]) for row in rows}
         self.hashes = {path: one.hash for path, one in held.items() if one.hash is not None}
         return held
@@ -206,18 +209,13 @@ class Indexer:
                 affected |= self._affected(files, held, changed, gone)
             for path in gone:
                 self._remove(path, held[path].number)
-            modules = Modules(files)
-            for count, path in enumerate(changed):
-                self.say("symbols", count, len(changed))
-                self._write_file(path, files[path], held.get(path), modules, at)
+            self._write_files(files, held, changed, at)
             todo = sorted(path for path in (files if whole else affected) if path in files)
             self._resolve(files, todo)
             self.db.execute(
                 "INSERT OR REPLACE INTO meta VALUES('resolver',?)", (f"{RESOLVER}:{FORMAT}",)
             )
-            self.db.execute(
-                "INSERT OR REPLACE INTO meta VALUES('changed',?)", (str(time.time()),)
-            )
+            self.db.execute("INSERT OR REPLACE INTO meta VALUES('changed',?)", (str(time.time()),))
         return len(todo)
 
     def _affected(
@@ -240,9 +238,7 @@ class Indexer:
             keys |= changed_facts(path, old, self._scopes(path) if path in files else [])
         if not keys:
             return set()
-        rows = self.db.execute(
-            "SELECT path, facts FROM reads JOIN file ON file.id = reads.file"
-        )
+        rows = self.db.execute("SELECT path, facts FROM reads JOIN file ON file.id = reads.file")
         return {path for path, blob in rows if not keys.isdisjoint(array.array("I", blob))}
 
     def _remove(self, path: str, number: int) -> None:
@@ -251,12 +247,26 @@ class Indexer:
         self.db.execute("DELETE FROM reads WHERE file=?", (number,))
         self.db.execute("DELETE FROM file WHERE id=?", (number,))
 
-    def _write_file(
-        self, path: str, seen: Seen, before: Held | None, modules: Modules, at: int
+    def _write_files(
+        self, files: dict[str, Seen], held: dict[str, Held], changed: list[str], at: int
     ) -> None:
+        modules = Modules(files)
+        for count, path in enumerate(changed):
+            self.say("symbols", count, len(changed))
+            self._write_file(path, files[path], modules, at)
+        for path in files.keys() & held.keys() - set(changed):
+            # An `__init__.py` that came or went gives other files another name.
+            before = held[path]
+            if before.module != _module_name(path, modules):
+                self.lines[path], self.flags[path] = before.lines, before.flags
+                if before.problem is not None:
+                    self.problems[path] = before.problem
+                self._write_file(path, files[path], modules, at)
+
+    def _write_file(self, path: str, seen: Seen, modules: Modules, at: int) -> None:
         # A file that was written just now may be written again within the clock's grain.
         mtime_ns = seen.mtime_ns if at - seen.mtime_ns > RACY_NS else -1
-        module = modules.name(path) if path in modules.paths else path
+        module = _module_name(path, modules)
         row = self.db.execute(
             "INSERT INTO file(path, language, module, size, mtime_ns, hash, lines, flags, problem) "
             "VALUES(?,?,?,?,?,?,?,?,?) ON CONFLICT(path) DO UPDATE SET module=excluded.module, "
@@ -326,3 +336,7 @@ class Indexer:
             "INSERT OR REPLACE INTO reads VALUES(?,?)",
             (number, array.array("I", sorted(found.read)).tobytes()),
         )
+
+
+def _module_name(path: str, modules: Modules) -> str:
+    return modules.name(path) if path in modules.paths else path

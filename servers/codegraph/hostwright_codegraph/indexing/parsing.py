@@ -45,7 +45,8 @@ def _tools(language: str) -> tuple[Parser, Callable[[Tree, bytes], list[Scope]]]
             f"no grammar for {language}: pip install {known.grammar.replace('_', '-')}"
         ) from error
     extractor = importlib.import_module(known.extractor)
-    return Parser(Language(getattr(grammar, known.symbol)())), extractor.extract
+    capsule: object = getattr(grammar, known.symbol)()
+    return Parser(Language(capsule)), extractor.extract
 
 
 def parse(language: str, source: bytes) -> list[Scope]:

@@ -98,7 +98,7 @@ def _by_git(root: Path) -> list[str] | None:
 
 
 def _by_walking(root: Path, problems: dict[str, str]) -> Iterator[str]:
-    pending = [("", ())]
+    pending: list[tuple[str, tuple[tuple[str, object], ...]]] = [("", ())]
     while pending:
         prefix, above = pending.pop()
         try:
@@ -149,4 +149,4 @@ def _left_out(root: Path) -> Callable[[str], bool]:
     if not path.is_file():
         return lambda _: False
     spec = _spec(path)
-    return lambda one: spec.match_file(one)  # type: ignore[attr-defined]
+    return spec.match_file  # type: ignore[attr-defined]

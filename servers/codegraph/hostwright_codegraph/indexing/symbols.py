@@ -91,10 +91,10 @@ def write_symbols(
         else:
             number = row["id"]
             db.execute(
-                "UPDATE symbol SET scope=?, parent=?, line=?, last=?, doc=? WHERE id=?",
-                (*values, number),
+                "UPDATE symbol SET name=?, scope=?, parent=?, line=?, last=?, doc=? WHERE id=?",
+                (symbol.name, *values, number),
             )
-            if row["doc"] != symbol.doc:
+            if (row["name"], row["doc"]) != (symbol.name, symbol.doc):
                 _forget_words(db, row, path)
                 _index_words(db, number, words_of(symbol.name, symbol.qual, path, symbol.doc))
         if symbol.scope >= 0:

@@ -41,7 +41,7 @@ def index(places: Places, root: Path, say: bool = True) -> Outcome:
         db = open_store(database, PROJECT)
         facts = open_store(places.facts, FACTS)
         try:
-            # A cache that is lost in a power cut is made again; waiting for the disk is not worth it.
+            # What a power cut takes from a cache is made again: no commit waits for the disk.
             for one in (db, facts):
                 one.execute("PRAGMA synchronous=NORMAL")
             outcome = Indexer(root, db, facts, told).run()

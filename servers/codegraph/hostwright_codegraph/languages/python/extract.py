@@ -27,7 +27,12 @@ MAX_DOC = 120
 def _query(language: Language) -> Query:
     from tree_sitter import Query  # noqa: PLC0415 - only the workers that parse load it
 
-    return Query(language, files(__package__).joinpath("facts.scm").read_text(encoding="utf-8"))
+    return Query(
+        language,
+        files("hostwright_codegraph.languages.python")
+        .joinpath("facts.scm")
+        .read_text(encoding="utf-8"),
+    )
 
 
 def extract(tree: Tree, source: bytes) -> list[Scope]:

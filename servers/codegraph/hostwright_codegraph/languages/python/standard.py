@@ -19,7 +19,10 @@ _FILE = "standard_names.txt"
 _NOT_LOADED = frozenset(("antigravity", "this", "idlelib", "turtledemo", "test", "lib2to3"))
 
 STANDARD_NAMES = frozenset(
-    files(__package__).joinpath(_FILE).read_text(encoding="utf-8").split()
+    files("hostwright_codegraph.languages.python")
+    .joinpath(_FILE)
+    .read_text(encoding="utf-8")
+    .split()
 )
 
 
