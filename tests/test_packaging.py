@@ -63,7 +63,13 @@ def test_uvx_runs_a_server_from_the_built_wheels(wheels: Path, tmp_path: Path) -
 
 def test_every_distribution_has_a_wheel(wheels: Path) -> None:
     built = {wheel.name.split("-")[0] for wheel in wheels.glob("*.whl")}
-    assert built == {"hostwright", "hostwright_codegraph", "hostwright_guard", "hostwright_kit", "hostwright_system"}
+    assert built == {
+        "hostwright",
+        "hostwright_codegraph",
+        "hostwright_guard",
+        "hostwright_kit",
+        "hostwright_system",
+    }
 
 
 def test_the_supervisors_wheel_carries_manifests_and_templates(wheels: Path) -> None:

@@ -122,7 +122,10 @@ class Indexed:
         )
         return {
             "files": sorted(
-                self.rows("SELECT path, language, module, size, hash, lines, flags, problem, outside FROM file"),
+                self.rows(
+                    "SELECT path, language, module, size, hash, lines, flags, problem, outside "
+                    "FROM file"
+                ),
                 key=repr,
             ),
             "symbols": sorted(
@@ -134,8 +137,8 @@ class Indexed:
             ),
             "edges": sorted(
                 self.rows(
-                    f"SELECT f.path, s.qual, s.line, edge.kind, edge.line, rule, g.path, t.qual, "
-                    f"t.line FROM edge {ends}"  # noqa: S608 - our own text
+                    "SELECT f.path, s.qual, s.line, edge.kind, edge.line, rule, g.path, t.qual, "  # noqa: S608 - our own text
+                    "t.line FROM edge " + ends
                 )
             ),
             "all edges": self.rows("SELECT count(*) FROM edge"),

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - programs on one line are easier to compare than lines that are wrapped
 """Python: which calls are resolved, to what, and which must not be."""
 
 from __future__ import annotations
@@ -158,7 +159,9 @@ def test_inheritance_overrides_decorators_exceptions_and_types(tmp_path: Path) -
         },
     )
     found = Indexed(tmp_path / "p", tmp_path / "state").edges()
-    assert {edge for edge in found if edge[1] in ("inherits", "overrides", "raises", "decorates")} == {
+    assert {
+        edge for edge in found if edge[1] in ("inherits", "overrides", "raises", "decorates")
+    } == {
         ("m.py::Below", "inherits", "m.py::Mixin"),
         ("m.py::Below", "inherits", "base.py::Base"),
         ("m.py::Below.go", "overrides", "base.py::Base.go"),
@@ -166,6 +169,53 @@ def test_inheritance_overrides_decorators_exceptions_and_types(tmp_path: Path) -
         ("m.py::Below.go", "decorates", "base.py::logged"),
     }
     assert {edge[2] for edge in found if edge[1] == "types"} == {"base.py::Base", "m.py::Mixin"}
+
+
+def test_names_of_comprehensions_and_lambdas_are_their_own(tmp_path: Path) -> None:
+    found = calls(
+        tmp_path,
+        {
+            "m.py": """
+                class A:
+                    def use(self): ...
+                class B:
+                    def use(self): ...
+                def one(a: list[A], b: list[B]):
+                    return [x.use() for x in a]
+                def two(a: list[A], b: list[B]):
+                    [x for x in b]
+                    return {x: x.use() for x in a}
+                def three():
+                    x = A()
+                    return lambda x: x.use()
+                def four(a: list[A]):
+                    for x in a:
+                        any(y.use() for y in [x])
+            """
+        },
+    )
+    assert {edge for edge in found if "use" in edge[2]} == {
+        ("m.py::one", "calls", "m.py::A.use"),
+        ("m.py::two", "calls", "m.py::A.use"),
+        ("m.py::four", "calls", "m.py::A.use"),
+    }
+
+
+def test_a_decorator_named_as_what_it_decorates_is_the_one_from_outside(tmp_path: Path) -> None:
+    found = calls(
+        tmp_path,
+        {
+            "m.py": """
+                def hook(f): return f
+                class A:
+                    @hook
+                    def hook(self): ...
+                    @hook
+                    def later(self): ...
+            """
+        },
+    )
+    assert found == {("m.py::A", "calls", "m.py::hook"), ("m.py::A", "calls", "m.py::A.hook")}
 
 
 def test_pytest_passes_fixtures(tmp_path: Path) -> None:

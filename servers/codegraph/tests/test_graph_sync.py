@@ -124,7 +124,14 @@ def test_only_what_a_change_can_affect_is_resolved_again(tmp_path: Path) -> None
 
 
 def git(root: Path, *arguments: str) -> None:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "init.defaultBranch=main")
+    identity = (
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@localhost",
+        "-c",
+        "init.defaultBranch=main",
+    )
     subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
 
 
@@ -202,7 +209,13 @@ def test_a_run_that_is_killed_goes_on_and_two_at_once_do_no_harm(tmp_path: Path)
     root = tmp_path / "p"
     many = "".join(f"def f{i}():\n    return f{(i * 7) % 400}()\n" for i in range(400))
     write(root, {f"m{i}.py": f"# {i}\n{many}" for i in range(60)})
-    command = [sys.executable, "-m", "hostwright_codegraph.indexing.worker", str(tmp_path / "s"), str(root)]
+    command = [
+        sys.executable,
+        "-m",
+        "hostwright_codegraph.indexing.worker",
+        str(tmp_path / "s"),
+        str(root),
+    ]
     for delay in (0.3, 0.6, 0.9):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         time.sleep(delay)

@@ -73,6 +73,6 @@ def decorator_names(scope: Scope) -> list[str]:
         what = decorator
         while what is not None and what[0] == "c":
             what = what[1]
-        if what is not None and what[0] in ("n", "a"):
+        if what is not None and what[0] in ("n", "g", "a"):
             names.append(what[-1])
     return names

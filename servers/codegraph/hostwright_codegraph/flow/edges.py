@@ -74,7 +74,7 @@ class Edges:
         values = self.flow.evaluate(function, scope, FUEL)
         targets = [one for value in values for one in self._targets(value)]
         rule = _rule(function, values)
-        if not targets and not values and function[0] == "a":
+        if not targets and not values and function[0] == "a" and call[2] is not None:
             targets, rule = self._only_one(function, scope), Rule.UNIQUE
         if 0 < len(targets) <= MOST_TARGETS:
             for target in targets:
@@ -82,9 +82,9 @@ class Edges:
                 self._add(found, scope, kind, target, line, rule)
         elif values and not targets:
             found.outside += 1
-        else:
+        elif call[2] is not None:
             found.unresolved.append((scope.index, line, _spelled(function)))
-        for argument in call[2]:
+        for argument in call[2] or ():
             what = argument[2] if argument and argument[0] == "k" else argument
             if what and what[0] in ("n", "a"):
                 self._reference(scope, what, line, found)
@@ -197,7 +197,7 @@ class Edges:
 
 def _rule(function: Expression, values: Values) -> Rule:
     """By what a call was resolved: by names alone, or by the type of what stands before the dot."""
-    if function[0] == "n":
+    if function[0] in ("n", "g"):
         return Rule.SCOPE
     return Rule.TYPE if any(one[0] == "F" and one[2] is not None for one in values) else Rule.SCOPE
 
@@ -207,7 +207,7 @@ def _spelled(what: Expression) -> str:
     if what is None:
         return "…"
     match what[0]:
-        case "n":
+        case "n" | "g":
             return what[1]
         case "a":
             return f"{_spelled(what[1])}.{what[2]}"[-80:]

@@ -45,6 +45,9 @@ class Flow(Names, Classes, Annotations):
     def name(self, what: Expression, scope: Scope, fuel: int, me: Scope | None) -> Values:
         return self.named(scope, what[1], fuel, me)
 
+    def outer_name(self, what: Expression, scope: Scope, fuel: int, me: Scope | None) -> Values:
+        return self.named(scope.up or scope, what[1], fuel, me)
+
     def definition(self, what: Expression, scope: Scope, fuel: int, me: Scope | None) -> Values:
         del fuel, me
         found = self.project.scopes(scope.file)[what[1]]
@@ -163,7 +166,7 @@ class Flow(Names, Classes, Annotations):
 
     def call(self, what: Expression, scope: Scope, fuel: int, me: Scope | None) -> Values:
         _, function, arguments = what
-        name = function[-1] if function[0] in ("n", "a") else ""
+        name = function[-1] if function[0] in ("n", "g", "a") else ""
         if function == ("n", "super"):
             return self._super(scope, me)
         if name in ("TypeVar", "cast", "type", "next") or name in _KNOWN:
@@ -297,6 +300,7 @@ _KNOWN = SAME_AS_FIRST | CONTAINER_OF_FIRST
 _Reader = Callable[[Flow, Expression, Scope, int, "Scope | None"], Values]
 _READERS: dict[str, _Reader] = {
     "n": Flow.name,
+    "g": Flow.outer_name,
     "a": Flow.dotted,
     "c": Flow.call,
     "v": Flow.literal,

@@ -121,7 +121,9 @@ class Indexer:
             self.db.executemany("INSERT OR REPLACE INTO meta VALUES(?,?)", values.items())
 
     def _held(self) -> dict[str, Held]:
-        rows = self.db.execute("SELECT path, id, size, mtime_ns, hash, problem, module, lines, flags FROM file")
+        rows = self.db.execute(
+            "SELECT path, id, size, mtime_ns, hash, problem, module, lines, flags FROM file"
+        )
         held = {row[0]: Held(*row[1:]) for row in rows}
         self.hashes = {path: one.hash for path, one in held.items() if one.hash is not None}
         return held

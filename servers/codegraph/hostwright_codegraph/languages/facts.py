@@ -5,6 +5,7 @@ in any process. A file is a list of *scopes*: the module first, then its classes
 the order of the text. Expressions are tuples whose first item says what they are:
 
     ("n", name)                 a name
+    ("g", name)                 a name from outside the scope
     ("a", expression, name)     an attribute
     ("c", function, arguments)  a call; an argument may be ("k", name, expression) or None
     ("v", type)                 a literal of a builtin type
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 from typing import Any
 
-VERSION = 1
+VERSION = 4
 """Changes whenever facts of the same text would differ; old facts are then made again."""
 
 Expression = Any

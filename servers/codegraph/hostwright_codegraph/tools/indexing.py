@@ -122,6 +122,6 @@ def _required(path: str | None) -> str:
         raise HostError(
             "Which folder is to be indexed was not said.",
             fix="Pass path with the project's folder.",
-            code="bad_arguments",
+            code="no_path",
         )
     return path

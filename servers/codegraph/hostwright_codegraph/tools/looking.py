@@ -12,6 +12,7 @@ from hostwright_codegraph.queries.finding import find
 from hostwright_codegraph.queries.models import Calls, FilesPage, Node, SearchPage
 from hostwright_codegraph.queries.reader import Index
 from hostwright_codegraph.service import Service
+from hostwright_codegraph.tools.answers import lean
 from hostwright_codegraph.tools.parameters import (
     Cursor,
     Depth,
@@ -65,13 +66,15 @@ def register(app: HostServer, service: Service) -> None:
             )
             asked = query_name("search", query, how, kind, path, language, tests, _stamp(index))
             shown, after = page(results, Budget(max_tokens), unpack(asked, cursor), asked)
-            return SearchPage(
-                project=index.root.name,
-                index=fresh,
-                results=shown,
-                total=len(results),
-                did_you_mean=guesses,
-                next_cursor=after,
+            return lean(
+                SearchPage(
+                    project=index.root.name,
+                    index=fresh,
+                    results=shown,
+                    total=len(results),
+                    did_you_mean=guesses,
+                    next_cursor=after,
+                )
             )
 
     @app.read_tool(title="One definition")
@@ -88,7 +91,7 @@ def register(app: HostServer, service: Service) -> None:
         with service.open(project) as (index, fresh):
             found = find(index, symbol)
             fields = describing.describe(index, found, Budget(max_tokens), source=source)
-            return Node(project=index.root.name, index=fresh, **fields)
+            return lean(Node(project=index.root.name, index=fresh, **fields))
 
     @app.read_tool(title="Who calls it")
     def codegraph_callers(
@@ -122,15 +125,17 @@ def register(app: HostServer, service: Service) -> None:
             budget.take(answer)
             shown_places = [one for one in places if budget.take(one)]
             shown, after = page(calls, budget, unpack(asked, cursor), asked)
-            return Calls(
-                project=index.root.name,
-                index=fresh,
-                symbol=answer,
-                calls=shown,
-                total=len(calls),
-                unresolved=unresolved,
-                unresolved_at=shown_places,
-                next_cursor=after,
+            return lean(
+                Calls(
+                    project=index.root.name,
+                    index=fresh,
+                    symbol=answer,
+                    calls=shown,
+                    total=len(calls),
+                    unresolved=unresolved,
+                    unresolved_at=shown_places,
+                    next_cursor=after,
+                )
             )
 
     @app.read_tool(title="What it calls")
@@ -165,15 +170,17 @@ def register(app: HostServer, service: Service) -> None:
             budget.take(answer)
             shown_places = [one for one in places if budget.take(one)]
             shown, after = page(calls, budget, unpack(asked, cursor), asked)
-            return Calls(
-                project=index.root.name,
-                index=fresh,
-                symbol=answer,
-                calls=shown,
-                total=len(calls),
-                unresolved=unresolved,
-                unresolved_at=shown_places,
-                next_cursor=after,
+            return lean(
+                Calls(
+                    project=index.root.name,
+                    index=fresh,
+                    symbol=answer,
+                    calls=shown,
+                    total=len(calls),
+                    unresolved=unresolved,
+                    unresolved_at=shown_places,
+                    next_cursor=after,
+                )
             )
 
     @app.read_tool(title="Files")
@@ -197,12 +204,14 @@ def register(app: HostServer, service: Service) -> None:
             entries = listing.tree(index, path, depth, language)
             asked = query_name("files", path, depth, language, _stamp(index))
             shown, after = page(entries, Budget(max_tokens), unpack(asked, cursor), asked)
-            return FilesPage(
-                project=index.root.name,
-                index=fresh,
-                entries=shown,
-                total=len(entries),
-                next_cursor=after,
+            return lean(
+                FilesPage(
+                    project=index.root.name,
+                    index=fresh,
+                    entries=shown,
+                    total=len(entries),
+                    next_cursor=after,
+                )
             )
 
 

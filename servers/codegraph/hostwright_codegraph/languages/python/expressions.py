@@ -23,7 +23,6 @@ _LITERALS = {
     "false": "bool",
     "comparison_operator": "bool",
     "not_operator": "bool",
-    "dictionary": "dict",
     "dictionary_comprehension": "dict",
     "lambda": "function",
 }
@@ -98,6 +97,12 @@ def _container(node: Node, source: bytes, depth: int) -> Expression:
     return ("l", _CONTAINERS[node.type], expression(inside[0], source, depth) if inside else None)
 
 
+def _dictionary(node: Node, source: bytes, depth: int) -> Expression:
+    pairs = [one for one in node.named_children[:6] if one.type == "pair"]
+    values = tuple(expression(one.child_by_field_name("value"), source, depth) for one in pairs)
+    return ("l", "dict", values or None)
+
+
 def _subscript(node: Node, source: bytes, depth: int) -> Expression:
     keys = node.children_by_field_name("subscript")[:6]
     return (
@@ -161,6 +166,7 @@ def _chained(node: Node, source: bytes, depth: int) -> Expression:
 _READERS: dict[str, Callable[[Node, bytes, int], Expression]] = {
     "attribute": _attribute,
     "call": _call,
+    "dictionary": _dictionary,
     "string": _string,
     "subscript": _subscript,
     "generic_type": _generic,

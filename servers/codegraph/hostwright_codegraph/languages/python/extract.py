@@ -56,12 +56,17 @@ class _Reader:
         """Where the body of each open scope begins and ends."""
         self.decorators: list[Expression] = []
         self.scope = module
+        self.inner: list[tuple[int, dict[str, str]]] = []
+        """Comprehensions and lambdas that are open: their ends, their names and ours for them."""
+        self.counted = 0
 
     def read(self, nodes: list[Node]) -> list[Scope]:
         spans = sorted((node.start_byte, -node.end_byte, i) for i, node in enumerate(nodes))
         for start, _, which in spans:
             while start >= self.open[-1][1]:
                 self.open.pop()
+            while self.inner and start >= self.inner[-1][0]:
+                self.inner.pop()
             depth = len(self.open) - 1
             # What stands before a body (defaults, bases, annotations) belongs outside.
             while start < self.open[depth][0]:
@@ -72,10 +77,30 @@ class _Reader:
         return self.scopes
 
     def value(self, node: Node | None) -> Expression:
-        return expression(node, self.source)
+        found = expression(node, self.source)
+        return self._renamed(found) if self.inner else found
+
+    def _renamed(self, what: Expression) -> Expression:
+        """Names of the comprehensions and lambdas around, which are nobody else's."""
+        if not isinstance(what, tuple) or not what:
+            return what
+        if what[0] == "n":
+            for _, names in reversed(self.inner):
+                if what[1] in names:
+                    return ("n", names[what[1]])
+            return what
+        return tuple(self._renamed(one) for one in what)
 
     def text(self, node: Node | None) -> str:
         return text_of(node, self.source) if node is not None else ""
+
+    def so_far(self, what: Expression) -> Expression:
+        """In the body of a class, a name that is not bound there yet is one from outside."""
+        if self.scope.kind != CLASS or what is None:
+            return what
+        if what[0] == "n":
+            return what if what[1] in self.scope.binds else ("g", what[1])
+        return (what[0], self.so_far(what[1]), *what[2:]) if what[0] in ("a", "c") else what
 
     def bind(self, name: str, value: Expression) -> None:
         self.scope.binds.setdefault(name, []).append(value)
@@ -87,7 +112,7 @@ class _Reader:
         kind = target.type
         if kind == "identifier":
             name = self.text(target)
-            if self.scope.kind != FUNCTION and name not in self.scope.binds:
+            if self.scope.kind != FUNCTION and name not in self.scope.binds and not self.inner:
                 self.scope.variables.append((name, target.start_point[0] + 1))
             self.bind(name, value)
         elif kind == "attribute":
@@ -166,7 +191,7 @@ class _Reader:
         if value is None or function is None:
             return
         named = function.child_by_field_name("attribute") or function
-        self.scope.calls.append((value, named.start_point[0] + 1))
+        self.scope.calls.append((self.so_far(value), named.start_point[0] + 1))
 
     def assignment(self, node: Node) -> None:
         says = node.child_by_field_name("type")
@@ -186,6 +211,39 @@ class _Reader:
         value = self.value(node.child_by_field_name("right"))
         target = node.child_by_field_name("left")
         self.bind_to(target, ("e", value) if value is not None else None)
+
+    def comprehension(self, node: Node) -> None:
+        names: list[str] = []
+        for one in node.named_children:
+            if one.type == "for_in_clause":
+                names += self._names(one.child_by_field_name("left"))
+        self._inside(node, names)
+
+    def small_function(self, node: Node) -> None:
+        given = node.child_by_field_name("parameters")
+        self._inside(node, self._names(given))
+
+    def _inside(self, node: Node, names: list[str]) -> None:
+        self.counted += 1
+        self.inner.append((node.end_byte, {name: f"{name}@{self.counted}" for name in names}))
+
+    def _names(self, node: Node | None) -> list[str]:
+        """The names that a target or a list of parameters binds."""
+        if node is None:
+            return []
+        if node.type == "identifier":
+            return [self.text(node)]
+        if node.type in ("default_parameter", "typed_default_parameter"):
+            return self._names(node.child_by_field_name("name"))
+        return [name for one in node.named_children for name in self._names(one)]
+
+    def inner_loop(self, node: Node) -> None:
+        """`for x in …` of a comprehension: its own `x`, and what an expression around sees."""
+        self.loop(node)
+        names = self.inner[-1][1] if self.inner else {}
+        for name, own in names.items():
+            if name in self.scope.binds and own not in self.scope.binds:
+                self.scope.binds[own] = self.scope.binds[name][-1:]
 
     def entered(self, node: Node) -> None:
         inside = node.named_children[0] if node.named_children else None
@@ -226,7 +284,11 @@ class _Reader:
 
     def decorator(self, node: Node) -> None:
         if node.named_children:
-            self.decorators.append(self.value(node.named_children[0]))
+            what = self.so_far(self.value(node.named_children[0]))
+            self.decorators.append(what)
+            if what is not None:
+                # Applying it is a call, too; `None` for its arguments says that it is not written.
+                self.scope.calls.append((("c", what, None), node.start_point[0] + 1))
 
     def everywhere(self, node: Node) -> None:
         """`global`: what this function assigns is the module's."""
@@ -293,7 +355,12 @@ _HANDLERS: dict[str, Callable[[_Reader, Node], None]] = {
     "yield": _Reader.yielded,
     "with_item": _Reader.entered,
     "for_statement": _Reader.loop,
-    "for_in_clause": _Reader.loop,
+    "for_in_clause": _Reader.inner_loop,
+    "list_comprehension": _Reader.comprehension,
+    "set_comprehension": _Reader.comprehension,
+    "dictionary_comprehension": _Reader.comprehension,
+    "generator_expression": _Reader.comprehension,
+    "lambda": _Reader.small_function,
     "named_expression": _Reader.named,
     "decorator": _Reader.decorator,
     "raise_statement": _Reader.raised,

@@ -16,4 +16,9 @@
   (raise_statement)
   (global_statement)
   (except_clause)
+  (list_comprehension)
+  (set_comprehension)
+  (dictionary_comprehension)
+  (generator_expression)
+  (lambda)
 ] @fact
