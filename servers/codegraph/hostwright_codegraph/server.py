@@ -6,13 +6,15 @@ answers is light: workers parse and end (`runner`), questions go to SQLite (`que
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 
+from hostwright_codegraph import cli
 from hostwright_codegraph.projects import Projects
 from hostwright_codegraph.service import Service
 from hostwright_codegraph.settings import CodegraphSettings
 from hostwright_codegraph.store.places import Places
-from hostwright_codegraph.tools import indexing, looking
+from hostwright_codegraph.tools import gathering, indexing, looking, reaching
 from hostwright_kit.run import serve
 from hostwright_kit.runtime import Runtime
 from hostwright_kit.server import HostServer
@@ -21,9 +23,10 @@ VERSION = version("hostwright-codegraph")
 
 INSTRUCTIONS = """\
 The code of one or more projects, indexed: ask here before reading files. codegraph_index adds a
-project. codegraph_search finds definitions; codegraph_node, codegraph_callers and codegraph_callees
-answer about exactly one symbol and refuse what is ambiguous. What could not be resolved is counted
-as unresolved, never guessed: no listed caller does not mean none when unresolved is above 0."""
+project. Begin with codegraph_context; codegraph_search finds definitions; codegraph_node,
+codegraph_callers and codegraph_callees answer about exactly one symbol and refuse what is
+ambiguous. Before a change codegraph_impact, after it codegraph_tests. What could not be resolved is
+counted as unresolved, never guessed: no caller listed is no proof while unresolved is above 0."""
 
 
 def build(runtime: Runtime) -> HostServer:
@@ -42,9 +45,13 @@ def build(runtime: Runtime) -> HostServer:
     app.background.append(service.background)
     indexing.register(app, service)
     looking.register(app, service)
+    reaching.register(app, service)
+    gathering.register(app, service)
     return app
 
 
 def main() -> None:
-    """The command `hostwright-codegraph`."""
+    """The command `hostwright-codegraph`: a word of the command line, or the server."""
+    if len(sys.argv) > 1 and sys.argv[1] in cli.COMMANDS:
+        sys.exit(cli.main(sys.argv[1:]))
     serve("codegraph", build, version=VERSION)

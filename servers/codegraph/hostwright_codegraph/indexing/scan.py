@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from hostwright_codegraph.gitting import QUIET
 from hostwright_codegraph.languages import language_of
 
 IGNORE_FILE = ".codegraphignore"
@@ -70,7 +71,7 @@ def _by_git(root: Path) -> list[str] | None:
     """What git tracks or would track below the folder; None where it is no work tree."""
     try:
         done = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            ["git", *QUIET, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=root,
             capture_output=True,
             check=False,

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from typing import Any
 
-VERSION = 4
+VERSION = 5
 """Changes whenever facts of the same text would differ; old facts are then made again."""
 
 Expression = Any

@@ -140,3 +140,118 @@ class Indexed(BaseModel, frozen=True):
     resolved: int | None = Field(default=None, description="Files whose edges were made again.")
     seconds: float | None = None
     note: str | None = None
+
+
+class Affected(BaseModel, frozen=True):
+    """Something that a change may reach."""
+
+    name: str
+    at: str = Field(description="path:line")
+    depth: int
+    how: str = Field(description="The kind of the edge that it was reached by.")
+
+
+class Impact(Answer, frozen=True):
+    """What may break."""
+
+    changed: list[Definition]
+    affected: list[Affected]
+    total: int
+    files: int = Field(description="Files with something affected.")
+    tests: list[str] = Field(default=[], description="Tests to run, path::name.")
+    tests_total: int = 0
+    public: list[str] = Field(default=[], description="Changed names that a package exports.")
+    unresolved: int = Field(
+        default=0, description="Unresolved calls of a changed name: they may be reached too."
+    )
+    next_cursor: str | None = None
+
+
+class TestsFound(Answer, frozen=True):
+    """Tests that reach a symbol or a change."""
+
+    __test__ = False
+
+    changed: list[Definition]
+    tests: list[Affected] = Field(description="Nearest first; name is path::name to run.")
+    total: int
+    next_cursor: str | None = None
+
+
+class Way(Answer, frozen=True):
+    """How one symbol reaches another."""
+
+    found: bool
+    steps: list[str] = Field(description="From the first to the last, each with its place.")
+    note: str | None = None
+
+
+class Piece(BaseModel, frozen=True):
+    """A definition as much as fits."""
+
+    name: str
+    kind: str
+    at: str
+    signature: str | None = None
+    doc: str | None = None
+    source: str | None = None
+    source_complete: bool | None = None
+    problem: str | None = Field(default=None, description="Why it could not be shown.")
+
+
+class Explored(Answer, frozen=True):
+    """Several definitions and what is between them."""
+
+    pieces: list[Piece]
+    calls: list[str] = Field(default=[], description="Calls among them.")
+    left_out: list[str] = []
+
+
+class ContextFound(Answer, frozen=True):
+    """What matters for a task."""
+
+    symbols: list[Piece]
+    files: list[str] = Field(description="Where most of it stands, best first.")
+    tests: list[str] = Field(default=[], description="Tests that reach it, path::name.")
+    calls: list[str] = Field(default=[], description="Calls among the symbols.")
+    note: str | None = None
+
+
+class DeadPage(Answer, frozen=True):
+    """Definitions that nothing in the project leads to."""
+
+    results: list[Definition]
+    total: int
+    next_cursor: str | None = None
+
+
+class Ring(BaseModel, frozen=True):
+    """Files that import each other."""
+
+    files: list[str]
+    size: int
+
+
+class CyclesPage(Answer, frozen=True):
+    """Rings of imports."""
+
+    cycles: list[Ring]
+    total: int
+    next_cursor: str | None = None
+
+
+class Hotspot(BaseModel, frozen=True):
+    """A file that changes often and that much leans on."""
+
+    path: str
+    commits: int
+    used_by_files: int
+    lines: int
+
+
+class HotspotsPage(Answer, frozen=True):
+    """The hottest files first."""
+
+    results: list[Hotspot]
+    total: int
+    next_cursor: str | None = None

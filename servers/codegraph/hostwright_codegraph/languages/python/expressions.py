@@ -64,9 +64,11 @@ def _attribute(node: Node, source: bytes, depth: int) -> Expression:
 
 def _call(node: Node, source: bytes, depth: int) -> Expression:
     function = expression(node.child_by_field_name("function"), source, depth)
+    if function is None:
+        return None
     arguments: list[Any] = []
     given = node.child_by_field_name("arguments")
-    if given is not None and given.type == "argument_list" and function is not None:
+    if given is not None and given.type == "argument_list":
         arguments = [_argument(one, source, depth) for one in given.named_children[:MAX_ARGUMENTS]]
     return ("c", function, tuple(arguments))
 
