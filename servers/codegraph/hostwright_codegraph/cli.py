@@ -83,8 +83,12 @@ def _index(projects: Projects, options: argparse.Namespace) -> int:
         projects.places.remove(root)
         _say(options, {"project": str(root), "removed": True}, f"{root}: forgotten")
         return 0
-    from hostwright_codegraph.indexing.worker import index  # noqa: PLC0415 - parses, so heavy
+    from hostwright_codegraph.indexing.worker import (  # noqa: PLC0415 - parses, so heavy
+        DEEPEST_STACK,
+        index,
+    )
 
+    sys.setrecursionlimit(DEEPEST_STACK)
     root = projects.allowed(options.path)
     projects.places.add(root)
     outcome = index(projects.places, root, say=False)

@@ -67,15 +67,14 @@ class Memo:
             self.facts_read |= cut[1]
             return cast("Result", cut[0])
         low, read = self._low, self.facts_read
-        self._low, self.facts_read = fuel, set()
-        try:
-            result = compute(*arguments, fuel - 1)
-            if self._low >= 0:
-                self._whole[key] = (result, fuel - self._low, frozenset(self.facts_read))
-            else:
-                self._cut[key, fuel] = (result, frozenset(self.facts_read))
-        finally:
-            self._low = min(low, self._low)
-            read |= self.facts_read
-            self.facts_read = read
+        own: set[int] = set()
+        self._low, self.facts_read = fuel, own
+        result = compute(*arguments, fuel - 1)
+        if self._low >= 0:
+            self._whole[key] = (result, fuel - self._low, frozenset(own))
+        else:
+            self._cut[key, fuel] = (result, frozenset(own))
+        self._low = min(low, self._low)
+        read |= own
+        self.facts_read = read
         return result

@@ -11,11 +11,8 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hostwright_codegraph.flow.edges import Edges, FileEdges
-from hostwright_codegraph.flow.evaluate import Flow
-from hostwright_codegraph.flow.project import Project
 from hostwright_codegraph.indexing.changes import changed_facts, changed_paths
 from hostwright_codegraph.indexing.parsing import (
     FORMAT,
@@ -33,6 +30,9 @@ from hostwright_codegraph.languages.facts import Scope
 from hostwright_codegraph.languages.python.modules import Modules
 from hostwright_codegraph.store.kinds import Kind
 from hostwright_kit.store import transaction
+
+if TYPE_CHECKING:
+    from hostwright_codegraph.flow.edges import FileEdges
 
 RESOLVER = "1"
 """Changes whenever the same facts would give other edges."""
@@ -87,6 +87,8 @@ class Indexer:
         self.problems: dict[str, str] = {}
         self.lines: dict[str, int] = {}
         self.flags: dict[str, int] = {}
+        self._loaded: dict[str, list[Scope]] = {}
+        self._kept: Any = None
 
     def run(self) -> Outcome:
         """Bring the index up to date."""
@@ -189,11 +191,14 @@ class Indexer:
             return True
         return before.hash != content or before.problem != problem
 
-    def _scopes(self, path: str, content: bytes | None = None) -> list[Scope]:
-        content = content or self.hashes.get(path)
-        if content is None:
-            return []
-        return self.facts.scopes(content, language_of(path) or "", path) or []
+    def _scopes(self, path: str) -> list[Scope]:
+        """The facts of a file as it is now, without its calls."""
+        found = self._loaded.get(path)
+        if found is None:
+            content = self.hashes.get(path)
+            found = self.facts.scopes(content, language_of(path) or "", path) if content else []
+            self._loaded[path] = found = found or []
+        return found
 
     def _bring(
         self,
@@ -213,7 +218,11 @@ class Indexer:
                 self._remove(path, held[path].number)
             self._write_files(files, held, changed, at)
             todo = sorted(path for path in (files if whole else affected) if path in files)
+            if whole:  # an index is made faster than it is kept
+                self.db.execute("DROP INDEX edge_in")
             self._resolve(files, todo)
+            if whole:
+                self.db.execute("CREATE INDEX edge_in ON edge(dst, kind)")
             self.db.execute(
                 "INSERT OR REPLACE INTO meta VALUES('resolver',?)", (f"{RESOLVER}:{FORMAT}",)
             )
@@ -282,6 +291,11 @@ class Indexer:
         write_symbols(self.db, row[0], path, symbols_of(self._scopes(path), path, module))
 
     def _resolve(self, files: dict[str, Seen], todo: list[str]) -> None:
+        # Only a run that resolves something loads the resolver.
+        from hostwright_codegraph.flow.edges import Edges  # noqa: PLC0415
+        from hostwright_codegraph.flow.evaluate import Flow  # noqa: PLC0415
+        from hostwright_codegraph.flow.project import Project  # noqa: PLC0415
+
         numbers = dict(self.db.execute("SELECT path, id FROM file").fetchall())
         methods: dict[str, list[tuple[str, int]]] = {}
         for name, path, scope in self.db.execute(
@@ -291,6 +305,8 @@ class Indexer:
             methods.setdefault(name, []).append((path, scope))
         project = Project(files, self._scopes, lambda name: methods.get(name, ()))
         edges = Edges(Flow(project))
+        # Taking all of it apart would take longer than the process has left to live.
+        self._kept = (project, edges)
         ids: dict[str, dict[int, int]] = {}
 
         def ids_of(path: str) -> dict[int, int]:

@@ -71,6 +71,8 @@ def write_symbols(
     old: dict[tuple[str, int], list[sqlite3.Row]] = {}
     for row in db.execute("SELECT * FROM symbol WHERE file=? ORDER BY id", (file,)):
         old.setdefault((row["qual"], row["kind"]), []).append(row)
+    if not old:
+        return _write_new(db, file, path, symbols)
     ids: dict[int, int] = {}
     for symbol in symbols:
         known = old.get((symbol.qual, symbol.kind))
@@ -102,6 +104,29 @@ def write_symbols(
     for rows in old.values():
         for row in rows:
             _delete(db, row, path)
+    return ids
+
+
+def _write_new(
+    db: sqlite3.Connection, file: int, path: str, symbols: list[Symbol]
+) -> dict[int, int]:
+    """The rows of a file that has none yet, in one go."""
+    last = db.execute("SELECT coalesce(max(id), 0) FROM symbol").fetchone()[0]
+    ids: dict[int, int] = {}
+    rows: list[tuple[object, ...]] = []
+    words: list[tuple[int, str]] = []
+    for number, one in enumerate(symbols, last + 1):
+        rows.append(
+            (
+                *(number, file, one.scope, ids.get(one.parent), one.kind, one.name, one.qual),
+                *(one.line, one.last, one.doc),
+            )
+        )
+        words.append((number, words_of(one.name, one.qual, path, one.doc)))
+        if one.scope >= 0:
+            ids[one.scope] = number
+    db.executemany("INSERT INTO symbol VALUES(?,?,?,?,?,?,?,?,?,?)", rows)
+    db.executemany("INSERT INTO words(rowid, text) VALUES(?,?)", words)
     return ids
 
 

@@ -22,6 +22,7 @@ from hostwright_kit.store import open_store
 
 FACTS_BYTES = 512 * 1024 * 1024
 SAY_SECONDS = 0.25
+DEEPEST_STACK = 20_000
 
 
 def index(places: Places, root: Path, say: bool = True) -> Outcome:
@@ -69,6 +70,8 @@ def main() -> None:
     folder, root = Path(sys.argv[1]), Path(sys.argv[2])
     # Everything that is made here lives until the end.
     gc.disable()
+    # Expressions nest, and each may lead into a few other definitions.
+    sys.setrecursionlimit(DEEPEST_STACK)
     try:
         outcome = index(Places(folder), root)
     except HostError as error:
