@@ -57,9 +57,18 @@ class Budget:
 
 
 def page(
-    items: Sequence[Item], budget: Budget, start: int, query: str
+    items: Sequence[Item],
+    budget: Budget,
+    start: int,
+    query: str,
+    *,
+    before: int = 0,
+    total: int | None = None,
 ) -> tuple[list[Item], str | None]:
-    """The items from `start` that fit, and the cursor of the rest."""
+    """The items from `start` that fit, and the cursor of the rest.
+
+    `before`, `total`: where `items` is a part only, how many stand before it, and all there are.
+    """
     kept: list[Item] = []
     for item in items[start:]:
         if not budget.take(item):
@@ -67,8 +76,8 @@ def page(
                 kept.append(item)
             break
         kept.append(item)
-    after = start + len(kept)
-    return kept, pack(query, after) if after < len(items) else None
+    after = before + start + len(kept)
+    return kept, pack(query, after) if after < (total or len(items)) else None
 
 
 def query_name(*parts: object) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hostwright_codegraph.gitting import changed_lines
 from hostwright_codegraph.queries.finding import find
-from hostwright_codegraph.queries.reader import Index, Symbol
+from hostwright_codegraph.queries.reader import Index, Symbol, chunks
 from hostwright_codegraph.store.kinds import EDGE_WORDS, Edge, Kind
 from hostwright_kit.errors import HostError
 
@@ -103,11 +103,13 @@ def reached_by(index: Index, start: Iterable[Symbol], depth: int) -> list[Reache
 
 def _constructed(index: Index, ids: set[int]) -> set[int]:
     """Calling a class runs its constructor."""
-    return {
-        one.parent
-        for one in index.by_id(ids).values()
-        if one.parent and one.kind == Kind.METHOD and one.name in ("__init__", "__new__")
-    }
+    found: set[int] = set()
+    for chunk in chunks(sorted(ids)):
+        marks = ",".join("?" * len(chunk))
+        inside = f"id IN ({marks}) AND name IN ('__init__', '__new__') AND kind={Kind.METHOD:d}"
+        sql = f"SELECT parent FROM symbol WHERE {inside}"  # noqa: S608 - marks and numbers
+        found |= {row[0] for row in index.rows(sql, *chunk)}
+    return found
 
 
 def is_test_case(symbol: Symbol) -> bool:

@@ -34,6 +34,7 @@ Diff = Annotated[
     ),
 ]
 MOST_TESTS = 40
+MOST_ON_PAGE = 3_000
 TEST_DEPTH = 8
 
 
@@ -62,7 +63,7 @@ def register(app: HostServer, service: Service) -> None:
             budget = Budget(max_tokens)
             start = unpack(asked, cursor)
             tests = [one.symbol for one in reached if reaching.is_test_case(one.symbol)]
-            others = [_affected(one) for one in reached if not reaching.is_test_case(one.symbol)]
+            others = [one for one in reached if not reaching.is_test_case(one.symbol)]
             named = [_runnable(one) for one in tests[:MOST_TESTS]]
             first = [searching.definition(one, with_doc=False) for one in changed]
             shown_changed = [one for one in first if start == 0 and budget.take(one)]
@@ -70,7 +71,9 @@ def register(app: HostServer, service: Service) -> None:
             half = Budget(budget.left // 2)
             shown_tests = [one for one in named if start == 0 and half.take(one)]
             budget.left -= budget.left // 2 - half.left
-            shown, after = page(others, budget, start, asked)
+            # Of many thousands only what can be on this page is made into lines.
+            some = [_affected(one) for one in others[start : start + MOST_ON_PAGE]]
+            shown, after = page(some, budget, 0, asked, before=start, total=len(others))
             return lean(
                 Impact(
                     project=index.root.name,
