@@ -269,3 +269,29 @@ def test_cycles_of_imports_and_definitions_end(tmp_path: Path) -> None:
     )
     assert ("a.py::f", "calls", "b.py::g") in found
     assert ("b.py::g", "calls", "a.py::f") in found
+
+
+def test_applying_a_decorator_calls_it_or_what_it_made(tmp_path: Path) -> None:
+    found = calls(
+        tmp_path,
+        {
+            "m.py": """
+                def other():
+                    def wrap(f): return f
+                    return wrap
+                def either(f=None, **options):
+                    def wrap(f): return f
+                    if f is None:
+                        return wrap
+                    return other()
+                @either(fast=True)
+                def one(): ...
+                @either
+                def two(): ...
+            """
+        },
+    )
+    assert {edge for edge in found if edge[0] == "m.py::"} == {
+        ("m.py::", "calls", "m.py::either"),
+        ("m.py::", "calls", "m.py::either.wrap"),
+    }

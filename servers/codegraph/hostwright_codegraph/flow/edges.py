@@ -72,6 +72,8 @@ class Edges:
     def _call(self, scope: Scope, call: Expression, line: int, found: FileEdges) -> None:
         function = call[1]
         values = self.flow.evaluate(function, scope, FUEL)
+        if call[2] is None:
+            values = self._applied(function, scope, values)
         targets = [one for value in values for one in self._targets(value)]
         rule = _rule(function, values)
         if not targets and not values and function[0] == "a" and call[2] is not None:
@@ -88,6 +90,17 @@ class Edges:
             what = argument[2] if argument and argument[0] == "k" else argument
             if what and what[0] in ("n", "a"):
                 self._reference(scope, what, line, found)
+
+    def _applied(self, function: Expression, scope: Scope, values: Values) -> Values:
+        """What applying a decorator calls.
+
+        One that is written with arguments may give this or that by what these are; what it then
+        gives to be applied is a function of its own, where it has exactly one.
+        """
+        if len(values) > 1 and function[0] == "c":
+            makers = [one[1] for one in self.flow.evaluate(function[1], scope, FUEL)[:1]]
+            values = tuple(one for one in values if one[0] == "F" and one[1].up in makers)
+        return values if len(values) == 1 else ()
 
     def _targets(self, value: Value) -> list[Scope]:
         if value[0] in ("C", "F"):

@@ -34,7 +34,7 @@ from hostwright_kit.store import transaction
 if TYPE_CHECKING:
     from hostwright_codegraph.flow.edges import FileEdges
 
-RESOLVER = "1"
+RESOLVER = "2"
 """Changes whenever the same facts would give other edges."""
 COMMIT_EVERY = 200
 RACY_NS = 2_000_000_000
