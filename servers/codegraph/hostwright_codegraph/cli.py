@@ -125,6 +125,9 @@ def _status(projects: Projects, options: argparse.Namespace) -> int:
             f"({languages}); {one['calls_resolved']} calls resolved, {one['calls_unresolved']} not"
             f"{f' ({share:.1%})' if share is not None else ''}; {one['problems_total']} problems\n"
         )
+        if unread := one["languages_not_read"]:
+            told = ", ".join(f"{count} {name}" for name, count in unread.items())
+            sys.stdout.write(f"  not read, because their languages are not known: {told}\n")
         for problem in one["problems"]:
             sys.stdout.write(f"  {problem}\n")
     return 0

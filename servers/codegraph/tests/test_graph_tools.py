@@ -126,6 +126,18 @@ async def test_a_project_is_added_asked_about_and_removed(world: World, era: Era
     assert not list((world.state / "codegraph").glob("*.db-wal"))
 
 
+async def test_code_that_is_not_read_is_counted(world: World) -> None:
+    for name in ("web/a.ts", "web/b.tsx", "tool.go", "README.md", "node_modules/x/y.js"):
+        file = world.project / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x\n")
+    async with world.client() as client:
+        await added(client, world)
+        (state,) = (await call(client, "codegraph_status"))["projects"]
+        assert state["languages_not_read"] == {"typescript": 2, "go": 1}
+        assert set(state["languages"]) == {"python"}
+
+
 async def test_what_is_not_exact_is_refused_with_what_there_is(world: World) -> None:
     async with world.client() as client:
         await added(client, world)

@@ -7,6 +7,7 @@ after it. Facts are written as they are made, so a run that was killed does not 
 from __future__ import annotations
 
 import array
+import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from hostwright_codegraph.indexing.parsing import (
     parse,
 )
 from hostwright_codegraph.indexing.recognising import flags_of
-from hostwright_codegraph.indexing.scan import Seen, scan
+from hostwright_codegraph.indexing.scan import Scan, Seen, scan
 from hostwright_codegraph.indexing.symbols import delete_symbols, symbols_of, write_symbols
 from hostwright_codegraph.languages import language_of
 from hostwright_codegraph.languages.facts import Scope
@@ -102,10 +103,10 @@ class Indexer:
         for path, why in found.problems.items():
             self.problems.setdefault(path, why)
         if not changed and not gone and self._current():
-            self._note(found.problems)
+            self._note(found)
             return Outcome(len(found.files), 0, 0, 0, time.monotonic() - began)
         resolved = self._bring(found.files, held, changed, gone, at)
-        self._note(found.problems)
+        self._note(found)
         seconds = time.monotonic() - began
         return Outcome(len(found.files), len(changed), len(gone), resolved, seconds)
 
@@ -113,12 +114,14 @@ class Indexer:
         row = self.db.execute("SELECT value FROM meta WHERE key='resolver'").fetchone()
         return row is not None and row[0] == f"{RESOLVER}:{FORMAT}"
 
-    def _note(self, problems: dict[str, str]) -> None:
+    def _note(self, found: Scan) -> None:
+        problems = found.problems
         with transaction(self.db):
             values = {
                 "checked": str(time.time()),
                 "root": str(self.root),
                 "unseen": "\n".join(f"{path}: {why}" for path, why in sorted(problems.items())),
+                "unread": json.dumps(found.unread),
             }
             self.db.executemany("INSERT OR REPLACE INTO meta VALUES(?,?)", values.items())
 

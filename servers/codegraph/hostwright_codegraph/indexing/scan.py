@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from hostwright_codegraph.gitting import QUIET
-from hostwright_codegraph.languages import language_of
+from hostwright_codegraph.languages import language_of, unread_language
 
 IGNORE_FILE = ".codegraphignore"
 NEVER = frozenset(
@@ -40,6 +41,8 @@ class Scan(NamedTuple):
     """Of a known language, by path from the project's top."""
     problems: dict[str, str]
     """What could not be looked at, and why."""
+    unread: dict[str, int]
+    """Files of code in languages that are not read, by language."""
 
 
 def scan(root: Path) -> Scan:
@@ -49,8 +52,13 @@ def scan(root: Path) -> Scan:
     found = listed if listed is not None else _by_walking(root, problems)
     left_out = _left_out(root)
     files: dict[str, Seen] = {}
+    unread: Counter[str] = Counter()
     for path in found:
-        if language_of(path) is None or left_out(path) or NEVER & set(path.split("/")):
+        known, other = language_of(path), unread_language(path)
+        if (known or other) is None or left_out(path) or NEVER & set(path.split("/")):
+            continue
+        if known is None:
+            unread[str(other)] += 1
             continue
         try:
             path.encode("utf-8")
@@ -64,7 +72,7 @@ def scan(root: Path) -> Scan:
             continue
         if stat.S_ISREG(info.st_mode):
             files[path] = Seen(info.st_size, info.st_mtime_ns)
-    return Scan(files, problems)
+    return Scan(files, problems, dict(unread.most_common()))
 
 
 def _by_git(root: Path) -> list[str] | None:

@@ -32,6 +32,41 @@ LANGUAGES: dict[str, Language] = {"python": PYTHON}
 SUFFIXES: dict[str, str] = {".py": "python", ".pyi": "python", ".pyw": "python"}
 
 
+UNREAD: dict[str, str] = {
+    suffix: name
+    for name, suffixes in {
+        "typescript": ".ts .tsx .mts .cts",
+        "javascript": ".js .jsx .mjs .cjs",
+        "go": ".go",
+        "rust": ".rs",
+        "java": ".java",
+        "c": ".c .h",
+        "c++": ".cc .cpp .cxx .hh .hpp .hxx",
+        "c#": ".cs",
+        "ruby": ".rb",
+        "php": ".php",
+        "kotlin": ".kt .kts",
+        "swift": ".swift",
+        "scala": ".scala",
+        "shell": ".sh .bash",
+        "lua": ".lua",
+        "elixir": ".ex .exs",
+        "haskell": ".hs",
+        "ocaml": ".ml .mli",
+        "zig": ".zig",
+        "sql": ".sql",
+    }.items()
+    for suffix in suffixes.split()
+}
+"""Code that is not read: it is counted, so that nobody takes its absence for an answer."""
+
+
+def unread_language(path: str) -> str | None:
+    """The language of a file of code that is not read; None for what is read, or is no code."""
+    dot = path.rfind(".")
+    return UNREAD.get(path[dot:].lower()) if dot > path.rfind("/") else None
+
+
 def language_of(path: str) -> str | None:
     """The language of a file by its name; None when it is none of ours."""
     dot = path.rfind(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hostwright_codegraph.queries.models import FileLine
@@ -75,6 +76,7 @@ def counts(index: Index) -> dict[str, Any]:
                 "SELECT language, count(*) FROM file GROUP BY language ORDER BY 2 DESC"
             )
         },
+        "languages_not_read": json.loads(index.meta("unread") or "{}"),
         "calls_resolved": resolved,
         "calls_unresolved": unresolved,
         "calls_outside": _number(index, "SELECT coalesce(sum(outside), 0) FROM file"),

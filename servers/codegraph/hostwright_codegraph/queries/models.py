@@ -107,6 +107,9 @@ class ProjectState(BaseModel, frozen=True):
     symbols: int = 0
     edges: dict[str, int] = {}
     languages: dict[str, int] = Field(default={}, description="Files by language.")
+    languages_not_read: dict[str, int] = Field(
+        default={}, description="Files of code in languages that this server does not read."
+    )
     calls_resolved: int = 0
     calls_unresolved: int = 0
     calls_outside: int = 0
