@@ -16,6 +16,7 @@ from hostwright_kit.caller import Caller
 from hostwright_kit.config import ConfigError
 from hostwright_kit.errors import HostError
 from hostwright_kit.ledger import Ledger
+from hostwright_kit.ledger_file import CHECKPOINT_TYPE
 from hostwright_kit.paths import Paths
 from hostwright_kit.policy import Effect, PolicyConfig, judge
 from hostwright_kit.policy_file import PolicySource
@@ -180,7 +181,8 @@ def test_the_owner_says_always_on_the_terminal(tmp_path: Path) -> None:
     words = ("policy", "explain", "system.act", "--caller", "agent", "--folder", "/w")
     assert world.json(*words, "path=/srv/a")["verdict"] == "allow"
     assert world.json(*words, "path=/srv/b")["verdict"] == "deny"
-    kinds = [event["type"] for event in world.json("audit", "log")["events"]]
+    events = world.json("audit", "log")["events"]
+    kinds = [event["type"] for event in events if event["type"] != CHECKPOINT_TYPE]
     assert kinds[:4] == ["approval.denied", "owner.policy", "approval.granted", "owner.policy"]
     bad = world.run("approve", first, "--always-for", "soon", "--json")
     assert bad.code == 2
