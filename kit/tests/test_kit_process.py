@@ -144,7 +144,7 @@ def _post_and_forget(way: str, address: str, tool: str) -> None:
 
 def test_a_server_started_with_no_stdin_ends_at_once(home: Home) -> None:
     process = home.probe(stdin=subprocess.DEVNULL)
-    assert finish(process, seconds=20) == 0
+    assert finish(process, seconds=90) == 0
     assert "Traceback" not in home.stderr()
 
 
@@ -157,7 +157,7 @@ def test_closed_standard_streams_are_not_taken_by_a_database(
             os.close(number)
 
     process = home.probe(stdin=subprocess.DEVNULL, before=close)
-    code = finish(process, seconds=20)
+    code = finish(process, seconds=90)
     assert code == (1 if 1 in closed else 0)
     home.assert_ledger_holds()
 

@@ -114,10 +114,17 @@ async def test_revoking_ends_what_runs_with_it(world: World) -> None:
     async with world.client() as client:
         minted = await call(client, "capability_mint", grant={}, uses=1)
         run = await call(
-            client, "sandbox_exec", argv=["sleep", "100"], token=minted["token"],
-            timeout_seconds=100, wait_seconds=0,
+            client, "sandbox_exec", argv=["sh", "-c", "echo begun; sleep 100"],
+            token=minted["token"], timeout_seconds=100, wait_seconds=0,
         )  # fmt: skip
         assert run["state"] == "running"
+
+        async def begun() -> bool:
+            found = await call(client, "sandbox_output", job_id=run["job_id"])
+            return "begun" in found["page"]["text"]
+
+        # Before that it would be refused instead of ended.
+        await until(begun)
         await call(client, "capability_revoke", token_id=minted["capability"]["id"])
 
         async def ended() -> bool:
