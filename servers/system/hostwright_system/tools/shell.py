@@ -42,6 +42,11 @@ Text = Annotated[str | None, Field(max_length=4_194_304, description="Written to
 Bytes = Annotated[
     str | None, Field(max_length=5_592_408, description="Bytes for stdin, in base64.")
 ]
+Shell = Annotated[Literal["sh", "bash"], Field(description="Which shell runs `command`.")]
+HeadBytes = Annotated[
+    int, Field(ge=0, le=262_144, description="Kept from the start of each stream.")
+]
+TailBytes = Annotated[int, Field(ge=0, le=262_144, description="Kept from the end of each stream.")]
 Merge = Annotated[bool, Field(description="Send stderr to stdout, in the order of writing.")]
 JobId = Annotated[
     str, Field(min_length=1, max_length=64, description="From the call that began it")
@@ -64,9 +69,7 @@ def _register_dry_exec(app: HostServer, previewer: Previewer) -> None:
     async def shell_exec(
         argv: Argv = None,
         command: Line = None,
-        shell: Annotated[
-            Literal["sh", "bash"], Field(description="Which shell runs `command`.")
-        ] = "sh",
+        shell: Shell = "sh",
         cwd: Folder = None,
         env: Environment = None,
         stdin: Text = None,
@@ -74,12 +77,8 @@ def _register_dry_exec(app: HostServer, previewer: Previewer) -> None:
         timeout_seconds: Annotated[
             float, Field(gt=0, le=50, description="Then everything is ended.")
         ] = 30.0,
-        head_bytes: Annotated[
-            int, Field(ge=0, le=262_144, description="Kept from the start of each stream.")
-        ] = 16_384,
-        tail_bytes: Annotated[
-            int, Field(ge=0, le=262_144, description="Kept from the end of each stream.")
-        ] = 16_384,
+        head_bytes: HeadBytes = 16_384,
+        tail_bytes: TailBytes = 16_384,
     ) -> DryRun:
         """Run a command over a copy-on-write view of its folder, as the owner has set it.
 
@@ -104,9 +103,7 @@ def _register_exec(app: HostServer, runner: CommandRunner) -> None:
     async def shell_exec(
         argv: Argv = None,
         command: Line = None,
-        shell: Annotated[
-            Literal["sh", "bash"], Field(description="Which shell runs `command`.")
-        ] = "sh",
+        shell: Shell = "sh",
         cwd: Folder = None,
         env: Environment = None,
         stdin: Text = None,
@@ -114,12 +111,8 @@ def _register_exec(app: HostServer, runner: CommandRunner) -> None:
         timeout_seconds: Annotated[
             float, Field(gt=0, le=50, description="Then everything is ended; longer: shell_start.")
         ] = 30.0,
-        head_bytes: Annotated[
-            int, Field(ge=0, le=262_144, description="Kept from the start of each stream.")
-        ] = 16_384,
-        tail_bytes: Annotated[
-            int, Field(ge=0, le=262_144, description="Kept from the end of each stream.")
-        ] = 16_384,
+        head_bytes: HeadBytes = 16_384,
+        tail_bytes: TailBytes = 16_384,
         merge_stderr: Merge = False,
     ) -> CommandResult:
         """Run a command to its end: give argv, or command for a shell line.
@@ -141,9 +134,7 @@ def _register_jobs(app: HostServer, jobs: JobStore, runner: CommandRunner) -> No
     async def shell_start(
         argv: Argv = None,
         command: Line = None,
-        shell: Annotated[
-            Literal["sh", "bash"], Field(description="Which shell runs `command`.")
-        ] = "sh",
+        shell: Shell = "sh",
         cwd: Folder = None,
         env: Environment = None,
         stdin: Text = None,
