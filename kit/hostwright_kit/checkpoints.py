@@ -71,7 +71,7 @@ class Checkpoints:
         if not self._uncovered or not due:
             return
         try:
-            self.sign(file)
+            self.sign(file, tell=not ending)
         except (OSError, sqlite3.Error, CutError, HostError) as error:
             logger.warning("the ledger could not be checkpointed: %s", error)
             self.problem = f"not signed: {error}"
@@ -79,8 +79,12 @@ class Checkpoints:
         else:
             self._uncovered = 0
 
-    def sign(self, file: LedgerFile) -> None:
-        """Sign what no checkpoint covers yet; nothing when there is nothing."""
+    def sign(self, file: LedgerFile, *, tell: bool = True) -> None:
+        """Sign what no checkpoint covers yet; nothing when there is nothing.
+
+        `tell`: with an entry, so that whoever follows the ledger learns of it. A process that ends
+        leaves that out: a command that writes one entry would otherwise write two.
+        """
         if not file.uncovered():
             return  # another process was faster
         tree = file.tree()
@@ -99,9 +103,9 @@ class Checkpoints:
             except OSError as error:
                 logger.warning("a checkpoint could not be copied: %s", error)
                 self.problem = f"not copied: {error}"
-        # So that whoever follows the ledger learns of it, and the next one vouches for it.
-        detail = {"size": tree.size, "root": tree.root().hex()}
-        file.append([draft(Entry(type=CHECKPOINT_TYPE, detail=detail))])
+        if tell:
+            detail = {"size": tree.size, "root": tree.root().hex()}
+            file.append([draft(Entry(type=CHECKPOINT_TYPE, detail=detail))])
 
 
 def to_file(path: Path) -> Copy:

@@ -142,11 +142,12 @@ def test_checkpoints_come_by_number_by_time_and_at_the_end(path: Path, signer: S
     ledger.close()
     assert sizes() == [5, 7, 9]
     found = verify(path, verifier=signer.verifier)
-    assert (found.ok, found.checkpoints, found.entries) == (True, 3, 10)
+    assert (found.ok, found.checkpoints, found.entries) == (True, 3, 9)
     told = list_events(path, EventFilter(type=CHECKPOINT_TYPE)).events
-    opened = [signer.verifier.open_checkpoint(note) for note in taken]
+    # The one at the end is not: a command that writes one entry would write two.
+    opened = [signer.verifier.open_checkpoint(note) for note in taken[:-1]]
     assert [one.detail["root"] for one in told[::-1]] == [one.root.hex() for one in opened]
-    assert [one.detail["size"] for one in told[::-1]] == sizes()
+    assert [one.detail["size"] for one in told[::-1]] == [5, 7]
 
 
 def test_a_copy_that_fails_stops_nothing(
