@@ -68,9 +68,20 @@ class Frontier:
 
 def root_of(leaves: Iterable[bytes]) -> bytes:
     """The root over these leaf hashes."""
-    frontier = Frontier()
-    frontier.extend(leaves)
-    return frontier.root()
+    level, sha256 = list(leaves), hashlib.sha256
+    if not level:
+        return EMPTY_ROOT
+    # Level by level instead of leaf by leaf: this is done for every block of a walk.
+    while len(level) > 1:
+        odd = [level.pop()] if len(level) & 1 else []
+        pairs = iter(level)
+        # The iterator goes twice into zip, so that each pair is two neighbours.
+        level = [
+            sha256(b"\x01" + left + right).digest()
+            for left, right in zip(pairs, pairs, strict=True)
+        ]
+        level += odd
+    return level[0]
 
 
 def inclusion_proof(index: int, size: int, subtree: Subtree) -> list[bytes]:

@@ -28,7 +28,7 @@ from pydantic import BaseModel, Field
 from hostwright_kit.archives import Archive, archives_of
 from hostwright_kit.ledger_file import BLOCK_ENTRIES, GENESIS
 from hostwright_kit.ledger_reading import open_readonly, reading
-from hostwright_kit.merkle import HASH_BYTES, Frontier, leaf_hash, root_of
+from hostwright_kit.merkle import HASH_BYTES, Frontier, root_of
 from hostwright_kit.signed_note import Checkpoint, NoteError, Verifier, parse_checkpoint
 
 PART_ENTRIES = 100_000
@@ -267,7 +267,7 @@ def _check_rows(
         if part.problem is not None or type(body) is not bytes or type(link) is not bytes:
             return
         previous = link
-        leaves.append(leaf_hash(body))
+        leaves.append(sha256(b"\x00" + body).digest())
         part.entries, part.head = part.entries + 1, previous
         if len(leaves) == BLOCK_ENTRIES:
             part.blocks.append(root_of(leaves))
@@ -281,19 +281,20 @@ def _body_fault(row: tuple[object, ...], body: bytes) -> str | None:
         said = _decode(body)
     except (msgspec.DecodeError, RecursionError):
         return "its body is not an entry in JSON"
-    if (
-        *(said.seq, said.id, said.time, said.type),
-        *(said.caller, said.server, said.tool, said.outcome, said.intent_id),
-    ) != row[:9]:
-        names = ("seq", "id", "time", "type", "caller", "server", "tool", "outcome", "intent_id")
-        wrong = next(
-            n for n, value in zip(names, row[:9], strict=True) if getattr(said, n) != value
-        )
-        column = row[names.index(wrong)]
-        return f"the column {wrong} says {column!r}, the signed body {getattr(said, wrong)!r}"
-    if _encode(said) != body:
-        return "its body is not in canonical JSON"
-    return None
+    # Kept short: this is done for every entry of a walk.
+    columns = (
+        *(said.seq, said.id, said.time, said.type, said.caller, said.server, said.tool),
+        *(said.outcome, said.intent_id),
+    )
+    if columns != row[:9]:
+        return _wrong_column(row, columns)
+    return None if _encode(said) == body else "its body is not in canonical JSON"
+
+
+def _wrong_column(row: tuple[object, ...], said: tuple[object, ...]) -> str:
+    names = ("seq", "id", "time", "type", "caller", "server", "tool", "outcome", "intent_id")
+    wrong = next(at for at in range(len(names)) if said[at] != row[at])
+    return f"the column {names[wrong]} says {row[wrong]!r}, the signed body {said[wrong]!r}"
 
 
 def _joined(parts: Sequence[_Part]) -> _Part:
