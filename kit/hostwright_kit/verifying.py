@@ -209,6 +209,13 @@ def _unread(db: sqlite3.Connection, archive: Archive) -> _Part:
     return part
 
 
+def processes_at_most() -> int:
+    """How many processes walk a long ledger here: one for each core that we may use, up to four."""
+    # Not every system knows of cores that a process may not use.
+    mine = getattr(os, "sched_getaffinity", None)
+    return min(MAX_PROCESSES, len(mine(0)) if mine is not None else os.cpu_count() or 1)
+
+
 def _walk(whole: _Stretch, sizes: Sequence[int]) -> list[_Part]:
     step = PART_ENTRIES // BLOCK_ENTRIES * BLOCK_ENTRIES
     path, first, last, head = whole
@@ -216,7 +223,7 @@ def _walk(whole: _Stretch, sizes: Sequence[int]) -> list[_Part]:
         _Stretch(path, start, min(start + step, last), head if start == first else None)
         for start in range(first, max(last, first + 1), step)
     ]
-    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)), len(stretches))
+    processes = min(processes_at_most(), len(stretches))
     if processes < 2:
         return [_walk_alone(one, sizes) for one in stretches]
     # Spawned, because this may run in a thread of a server, which must not fork.
