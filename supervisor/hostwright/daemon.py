@@ -30,6 +30,7 @@ from hostwright.manifest import own_manifest
 from hostwright.panicking import Panicking
 from hostwright.policing import Policing
 from hostwright.reloading import Reloader, ReloadResult
+from hostwright.rescue import after_start
 from hostwright.rotation import Rotation
 from hostwright.secrets_at_start import SecretsAtStart
 from hostwright.servers import Servers
@@ -115,6 +116,8 @@ class Daemon:
         self.panicking = self.servers.panic = Panicking(runtime.paths.state_dir, runtime.ledger)
         self.panicking.serve(self.keeper)
         self.reloader.serve(self.keeper, self._reloaded)
+        self._begun_with = after_start.read_config(runtime.paths.config_dir)
+        self._unkept: list[str] = []
         self._gateway: Gateway | None = None
         self._pin = OperatorPin(runtime.paths.state_dir)
 
@@ -183,6 +186,7 @@ class Daemon:
                 *([self._untraced] if self._untraced else []),
                 *self._ledger_problems(),
                 *untold,
+                *self._unkept,
             ],
             servers=self.keeper.status(),
             panic=self.panicking.now,
@@ -283,6 +287,14 @@ class Daemon:
     async def _start_all(self) -> None:
         await self.keeper.start_all()
         self.settled.set()
+        well = not self.reloader.problems and not self.runtime.policy.problems
+        well = well and all(row.state not in ("broken", "failing") for row in self.keeper.status())
+        paths, ledger = self.runtime.paths, self.runtime.ledger
+        self._unkept = await asyncio.to_thread(
+            after_start.started,
+            *(paths.config_dir, paths.state_dir, ledger, self._begun_with),
+            well=well,
+        )
 
     def _reloaded(self, done: Reloaded) -> None:
         """Other manifests hold: what clients see follows at once."""

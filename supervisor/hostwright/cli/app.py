@@ -17,6 +17,7 @@ from hostwright.cli import (
     export,
     owner,
     policy,
+    rescue,
     safety,
     scaffold,
     secret,
@@ -36,7 +37,7 @@ def make_app() -> App:
         "4 the call waits for approval.",
     )
     groups = (
-        *(up, daemon, safety, approvals, owner, audit, policy, secret, capability),
+        *(up, daemon, safety, rescue, approvals, owner, audit, policy, secret, capability),
         *(clients, export, check, scaffold),
     )
     for group in groups:
