@@ -63,7 +63,8 @@ def repair(
         bool, Parameter(negative="", help="Confirm a repair for which no PIN is asked.")
     ] = False,
     snapshots: Annotated[
-        Path | None, Parameter(help="Keep the snapshot in this folder instead of the state folder.")
+        Path | None,
+        Parameter(help="Copy into this folder instead; `undo:…` then does not find it."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -89,8 +89,13 @@ def check_orphans(ground: Ground) -> Iterator[Finding]:
 
     if ground.daemon.pid is not None:
         return
-    _, exact = ports.recorded(ground)
-    alive = [one for one in sorted(exact) if processes.runs(one)]
+    marks, exact = ports.recorded(ground)
+    found = {one for one in exact if processes.runs(one)}
+    if marks:
+        # What left its parent's session is known by the mark alone.
+        rows = processes.table().values()
+        found |= {row.id for row in rows if processes.mark_of(row.id.pid) in marks}
+    alive = sorted(found)
     holders = [holder for one in alive if (holder := ports.holder_of(ground, one.pid))]
     if not holders:
         yield Finding("orphans", AREA, "ok", "No process of an earlier daemon is left.")
