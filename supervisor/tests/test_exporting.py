@@ -424,7 +424,7 @@ SERVER_JSON = {
 def test_server_json_keeps_the_registrys_rules(paths: Paths) -> None:
     export = made(paths, "server-json", namespace="io.github.someone")
     bodies = {file.path.partition("/")[0]: json.loads(file.text) for file in export.files}
-    assert set(bodies) == {"github", "guard", "remote", "system"}
+    assert set(bodies) == {"codegraph", "github", "guard", "remote", "system"}
     for body in bodies.values():
         jsonschema.validate(body, SERVER_JSON)
     assert bodies["system"]["name"] == "io.github.someone/system"
