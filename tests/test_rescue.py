@@ -8,16 +8,19 @@ import pty
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hostwright.rescue import good, snapshots
+from hostwright_kit.ledger import Entry, Ledger
 from hostwright_kit.operator_pin import OperatorPin
 
 from .daemon_harness import (
@@ -251,3 +254,32 @@ def test_a_truncated_ledger_is_told_and_repairs_go_to_the_journal(home: Installa
     with home.up():
         wait_for(lambda: len(recorded(home)) == 2)
     assert not (home.state / "rescue/journal.jsonl").exists()
+
+
+def test_no_database_and_no_entry_is_called_sound_that_is_not(home: Installation) -> None:
+    ledger = Ledger(home.ledger)
+    for number in range(20):
+        ledger.append(Entry(type="owner.test", detail={"number": number}))
+    ledger.close()
+    assert findings(home)["ledger:chain"]["severity"] == "ok"
+    # An entry is edited; the file itself stays a sound database.
+    with closing(sqlite3.connect(home.ledger)) as db:
+        db.execute("DROP TRIGGER entries_no_update")
+        (body,) = db.execute("SELECT body FROM entries WHERE seq = 8").fetchone()
+        edited = bytes(body).replace(b'"number":7', b'"number":9')
+        assert edited != body
+        db.execute("UPDATE entries SET body = ? WHERE seq = 8", (edited,))
+        db.commit()
+    others = ("vault.db", "rates.db", "sessions.db", "capabilities.db")
+    for name in others:
+        (home.state / name).write_bytes(b"no database " * 500)
+        (home.state / name).chmod(0o600)
+    found = findings(home)
+    assert found["database:ledger.db"]["severity"] == "ok"
+    assert found["ledger:chain"]["severity"] == "error"
+    assert "entry 8" in found["ledger:chain"]["message"]
+    assert {name: found[f"database:{name}"]["severity"] for name in others} == dict.fromkeys(
+        others, "error"
+    )
+    assert all((home.state / name).read_bytes() == b"no database " * 500 for name in others)
+    assert home.cli("rescue", ok=False).returncode == 1

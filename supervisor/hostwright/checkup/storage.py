@@ -16,19 +16,24 @@ from pathlib import Path
 from hostwright.checkup.findings import Finding, State
 from hostwright.manifest_files import user_folder
 from hostwright.status import CONNECT_SOCKET, GATEWAY_SOCKET
-from hostwright_kit import approvals, job_records, ledger, tokens
+from hostwright_kit import approvals, job_records, ledger, policy_rates, tokens, vault
 from hostwright_kit.config import SYSTEM_FILE
 from hostwright_kit.errors import HostError
 from hostwright_kit.paths import Paths
 from hostwright_kit.runtime import APPROVALS_FILE, LEDGER_FILE, TOKENS_FILE
 from hostwright_kit.store import naming_the_cause
 
-DATABASES: Mapping[str, Sequence[str]] = {
+DATABASES: Mapping[str, Sequence[str] | None] = {
     LEDGER_FILE: ledger.MIGRATIONS,
     APPROVALS_FILE: approvals.MIGRATIONS,
     TOKENS_FILE: tokens.MIGRATIONS,
     "jobs/jobs.sqlite3": job_records.MIGRATIONS,
+    policy_rates.RATES_FILE: policy_rates.MIGRATIONS,
+    vault.VAULT_FILE: vault.MIGRATIONS,
+    "sessions.db": None,
+    "capabilities.db": None,
 }
+"""With the schemas that are known here; None: only its server knows them."""
 # sockaddr_un.sun_path, without its end (unix(7), and macOS's sys/un.h).
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 ELSEWHERE = (
@@ -83,7 +88,8 @@ def check_databases(paths: Paths) -> Iterator[Finding]:
             continue
         try:
             with naming_the_cause(file):
-                found = _database(name, file, len(migrations))
+                known = None if migrations is None else len(migrations)
+                found = _database(name, file, known)
         except HostError as error:
             found = _bad(name, file, error.message, error.fix)
         yield found
@@ -165,12 +171,12 @@ def _private(file: Path) -> Iterator[Finding]:
     yield Finding(area="folders", what=file.name, state=state, message=message, fix=fix, path=file)
 
 
-def _database(name: str, file: Path, known: int) -> Finding:
+def _database(name: str, file: Path, known: int | None) -> Finding:
     size = file.stat().st_size
     uri = f"{file.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=10)) as db:
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > known:
+        if known is not None and version > known:
             return _bad(
                 name,
                 file,
@@ -189,7 +195,8 @@ def _database(name: str, file: Path, known: int) -> Finding:
         )
     if not os.access(file, os.W_OK):
         return _bad(name, file, "It cannot be written.", f"chmod 600 {file}")
-    message = f"Opens, schema {version} of {known}, {size / 1e6:.1f} MB."
+    of = "" if known is None else f" of {known}"
+    message = f"Opens, schema {version}{of}, {size / 1e6:.1f} MB."
     if not full:
         message += " Too large to look at every page."
     return Finding(area="databases", what=name, state="ok", message=message, path=file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 from hostwright.rescue import (
     check_config,
@@ -12,19 +13,27 @@ from hostwright.rescue import (
     repairs,
     snapshots,
 )
-from hostwright.rescue.findings import Finding, run_check
+from hostwright.rescue.findings import Finding, Severity, run_check
 from hostwright.rescue.ground import Ground
 
-LEDGER = "database:ledger.db"
+LEDGER_FILE = "ledger.db"
+LEDGER = f"database:{LEDGER_FILE}"
+CHAIN = "ledger:chain"
 
 Check = Callable[[Ground], Iterable[Finding]]
 
 
 def check_databases(ground: Ground) -> Iterator[Finding]:
-    """Whether each opens, is of a schema that we know, and is sound. No repair guesses."""
+    """Whether each opens, is of a schema that we know, and is sound; then the ledger's chain.
+
+    No repair guesses.
+    """
+    from hostwright.checkup.machine import check_ledger
     from hostwright.checkup.storage import check_databases as look
 
+    opens = True
     for found in look(ground.paths):
+        opens = opens and (found.what != LEDGER_FILE or found.state == "ok")
         yield Finding(
             f"database:{found.what}",
             "databases",
@@ -32,6 +41,10 @@ def check_databases(ground: Ground) -> Iterator[Finding]:
             f"{found.what}: {found.message}",
             fix=found.fix,
         )
+    for found in check_ledger(ground.paths) if opens else ():
+        severity = {"ok": "ok", "degraded": "note"}.get(found.state, "error")
+        message = f"The ledger's chain: {found.message}"
+        yield Finding(CHAIN, "databases", cast("Severity", severity), message, fix=found.fix)
 
 
 def check_interrupted(ground: Ground) -> Iterator[Finding]:
